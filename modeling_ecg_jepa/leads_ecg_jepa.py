@@ -1,0 +1,84 @@
+"""The lead table: canonical names, order, aliases, and which limb leads follow from two others."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from .errors_ecg_jepa import EcgJepaInputError
+
+#: The standard 12 leads in the order that recorders write.
+STANDARD_12_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+
+#: The 8 independent leads that ECG-JEPA sees (arXiv 2410.08559): the other four follow from I and II.
+ECG_JEPA_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+
+#: Further leads that records carry: right-sided, posterior, Frank's orthogonal leads.
+OTHER_LEADS = ("V3R", "V4R", "V5R", "V6R", "V7", "V8", "V9", "VX", "VY", "VZ")
+
+KNOWN_LEADS = STANDARD_12_LEADS + OTHER_LEADS
+
+_OTHER_NAMES = {
+    "I": ("MLI", "DI", "D1", "L1"),
+    "II": ("MLII", "DII", "D2", "L2"),
+    "III": ("MLIII", "DIII", "D3", "L3"),
+    **{f"V{place}": (f"C{place}", f"MV{place}") for place in range(1, 7)},
+    **{axis: (axis[1:],) for axis in ("VX", "VY", "VZ")},
+}
+
+
+def _key(name: str) -> str:
+    """Spelling without what differs between recorders: case, blanks, separators, a leading "Lead" or "ECG"."""
+    key = "".join(character for character in name.upper() if character.isalnum())
+    for prefix in ("LEAD", "ECG"):
+        if key.startswith(prefix) and key != prefix:
+            key = key[len(prefix) :]
+    return key
+
+
+_CANONICAL: Mapping[str, str] = MappingProxyType(
+    {_key(name): name for name in KNOWN_LEADS}
+    | {alias: name for name, aliases in _OTHER_NAMES.items() for alias in aliases}
+)
+
+#: Limb leads as sums of two others, I and II first (Einthoven: II = I + III; Goldberger: aVR = -(I + II) / 2 ...):
+#: {lead: [{lead: weight, lead: weight}, ...]}, the first rule whose leads are there is used.
+LIMB_RULES: Mapping[str, tuple[Mapping[str, float], ...]] = MappingProxyType(
+    {
+        "I": ({"II": 1.0, "III": -1.0}, {"aVL": 4 / 3, "aVF": 2 / 3}, {"aVR": -2 / 3, "aVL": 2 / 3}),
+        "II": ({"I": 1.0, "III": 1.0}, {"aVL": 2 / 3, "aVF": 4 / 3}, {"aVR": -2 / 3, "aVF": 2 / 3}),
+        "III": ({"I": -1.0, "II": 1.0}, {"aVL": -2 / 3, "aVF": 2 / 3}),
+        "aVR": ({"I": -0.5, "II": -0.5}, {"aVL": -1.0, "aVF": -1.0}),
+        "aVL": ({"I": 1.0, "II": -0.5}, {"aVR": -1.0, "aVF": -1.0}, {"I": 0.5, "III": -0.5}),
+        "aVF": ({"I": -0.5, "II": 1.0}, {"aVR": -1.0, "aVL": -1.0}, {"II": 0.5, "III": 0.5}),
+    }
+)
+
+
+def canonical_lead(name: str) -> str:
+    """The canonical name of a lead: "AVR", "avr" -> "aVR"; "MLII", "DII" -> "II"; "vx" -> "VX".
+
+    Raises:
+        EcgJepaInputError: the name is not that of a known ECG lead.
+    """
+    canonical = _CANONICAL.get(_key(name)) if isinstance(name, str) else None
+    if canonical is None:
+        near = difflib.get_close_matches(_key(str(name)), _CANONICAL, n=1)
+        hint = f" Did you mean {_CANONICAL[near[0]]!r}?" if near else ""
+        raise EcgJepaInputError(f"Unknown lead name {name!r}.{hint} Known leads: {', '.join(KNOWN_LEADS)}.")
+    return canonical
+
+
+def canonical_leads(names: Sequence[str]) -> list[str]:
+    """`canonical_lead` of each name, in the order given.
+
+    Raises:
+        EcgJepaInputError: an unknown name, or two names of the same lead.
+    """
+    canonical = [canonical_lead(name) for name in names]
+    for place, lead in enumerate(canonical):
+        if lead in canonical[:place]:
+            raise EcgJepaInputError(
+                f"Lead {lead} is named twice ({names[canonical.index(lead)]!r} and {names[place]!r}); "
+                "give each lead once."
+            )
+    return canonical
