@@ -1,0 +1,97 @@
+"""Runs transformers' own common tests on our classes: the ones every model inside transformers has to pass.
+
+    python tests/upstream/run.py [options of pytest]
+
+They are part of transformers' source distribution but not of its wheel, so pip fetches the former, in the version that
+is installed, into a cache outside the project. There our test files are laid where those of a model inside
+transformers lie, `tests/models/NAME/`, and run by pytest.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+#: What the common tests import from sub-packages that the source distribution lacks, and what stands in for it.
+MISSING_MODULES = {
+    "tests/exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
+    "tests/generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
+    # Keywords that every configuration takes, each with a value that is not its default.
+    "tests/utils/test_configuration_utils.py": """config_common_kwargs = {
+    "architectures": ["EcgJepaModel"],
+    "chunk_size_feed_forward": 5,
+    "dtype": "float16",
+    "id2label": {0: "label"},
+    "is_encoder_decoder": True,
+    "label2id": {"label": "0"},
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "problem_type": "regression",
+    "return_dict": False,
+}
+""",
+}
+
+
+def common_tests(transformers_version: str) -> Path:
+    """The folder that holds `tests/` of that transformers version, fetched when it is not in the cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecg-jepa"
+    tree = cache / f"transformers-{transformers_version}"
+    if not tree.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            unpacked = unpack_tests(download(transformers_version, Path(scratch)), Path(scratch))
+            unpacked.rename(tree)
+    return tree
+
+
+def download(transformers_version: str, folder: Path) -> Path:
+    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", folder]
+    subprocess.run([*fetch, f"transformers=={transformers_version}"], check=True)
+    (archive,) = folder.glob("transformers-*.tar.gz")
+    return archive
+
+
+def unpack_tests(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as contents:
+        top = contents.next().name.split("/")[0]
+        tests = [member for member in contents.getmembers() if member.name.startswith(f"{top}/tests/")]
+        contents.extractall(folder, members=tests, filter="data")
+    return folder / top
+
+
+def complete(tree: Path) -> Path:
+    """Adds what the source distribution lacks and our tests; returns the folder of the latter."""
+    for name, text in MISSING_MODULES.items():
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text(text)
+    ours = tree / "tests/models/ecg_jepa"
+    ours.mkdir(parents=True, exist_ok=True)
+    for stale in ours.glob("test_*.py"):
+        stale.unlink()
+    for file in HERE.glob("test_*.py"):
+        shutil.copy(file, ours)
+    for folder in [tree / "tests", *(path for path in (tree / "tests").rglob("*") if path.is_dir())]:
+        (folder / "__init__.py").touch()
+    (tree / "pytest.ini").write_text("[pytest]\n")
+    return ours
+
+
+def main() -> int:
+    tree = common_tests(version("transformers"))
+    ours = complete(tree)
+    # The cache has no part in the project's path; offline, since the common tests would look for models on the Hub.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    pytest = [sys.executable, "-m", "pytest", "-q", "-c", "pytest.ini", "-p", "no:cacheprovider", "--disable-warnings"]
+    return subprocess.run([*pytest, *sys.argv[1:], ours], cwd=tree, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
