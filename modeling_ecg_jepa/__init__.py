@@ -1,1 +1,47 @@
+"""ECG-JEPA (arXiv 2410.08559) for Hugging Face. Importing this package registers it with the Auto classes."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+)
+
+from .configuration_ecg_jepa import EcgJepaConfig
+from .errors_ecg_jepa import (
+    EcgJepaCheckpointError,
+    EcgJepaConfigError,
+    EcgJepaError,
+    EcgJepaInputError,
+    EcgJepaOutputError,
+    EcgJepaRecordError,
+)
+from .masking_ecg_jepa import sample_time_mask
+from .modeling_ecg_jepa import (
+    EcgJepaForMultiLabelClassification,
+    EcgJepaForPreTraining,
+    EcgJepaForRegression,
+    EcgJepaModel,
+)
+
 __version__ = "0.1.0"
+
+AutoConfig.register("ecg_jepa", EcgJepaConfig, exist_ok=True)
+AutoModel.register(EcgJepaConfig, EcgJepaModel, exist_ok=True)
+AutoModelForPreTraining.register(EcgJepaConfig, EcgJepaForPreTraining, exist_ok=True)
+AutoModelForSequenceClassification.register(EcgJepaConfig, EcgJepaForMultiLabelClassification, exist_ok=True)
+
+__all__ = [
+    "EcgJepaCheckpointError",
+    "EcgJepaConfig",
+    "EcgJepaConfigError",
+    "EcgJepaError",
+    "EcgJepaForMultiLabelClassification",
+    "EcgJepaForPreTraining",
+    "EcgJepaForRegression",
+    "EcgJepaInputError",
+    "EcgJepaModel",
+    "EcgJepaOutputError",
+    "EcgJepaRecordError",
+    "sample_time_mask",
+]

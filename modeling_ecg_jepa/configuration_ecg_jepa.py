@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import os
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -12,6 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .errors_ecg_jepa import EcgJepaConfigError, EcgJepaInputError
+from .hub_ecg_jepa import auto_map, save_code
 from .leads_ecg_jepa import ECG_JEPA_LEADS, canonical_leads
 
 logger = logging.get_logger(__name__)
@@ -99,6 +101,7 @@ class EcgJepaConfig(PreTrainedConfig):
             (lead, time) from the targets. A lever; the paper has none.
         pooling (`str`, defaults to `"mean"`): how a record's embedding is made of its patches: `"mean"` as the paper or
             `"attention"` (one learned query).
+        pos_weight (`list[float]`, *optional*): for multi-label classification, the weight of each label's positives.
         regression_targets (`list[dict]`, *optional*): for `EcgJepaForRegression`, a dictionary a target: `name`, `unit`,
             and `mean` and `scale` of the physical values in training, so that predictions come out in that unit.
 
@@ -145,6 +148,7 @@ class EcgJepaConfig(PreTrainedConfig):
     target_centering: bool = False
 
     pooling: Literal["mean", "attention"] = "mean"
+    pos_weight: list[float] | None = None
     regression_targets: list[dict[str, Any]] | None = None
 
     def __post_init__(self, **kwargs):
@@ -180,6 +184,16 @@ class EcgJepaConfig(PreTrainedConfig):
             )
         return super().from_dict({key: value for key, value in config_dict.items() if key not in unknown}, **kwargs)
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As in transformers, with the code and a complete `auto_map`, so that the folder is self-contained.
+
+        Raises:
+            EcgJepaOutputError: the folder cannot be written to.
+        """
+        self.auto_map = auto_map(self.architectures)
+        save_code(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @classmethod
     def _known_keywords(cls) -> set[str]:
         return {field.name for field in dataclasses.fields(cls)} | _TRANSFORMERS_KEYWORDS
@@ -205,6 +219,12 @@ class EcgJepaConfig(PreTrainedConfig):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, name, value, "must be a positive number")
         _require(self.leads == _canonical_config_leads(self.leads), "leads", self.leads, "must be canonical names")
+        _require(
+            self.pos_weight is None or len(self.pos_weight) == self.num_labels,
+            "pos_weight",
+            self.pos_weight,
+            f"must have one weight a label, num_labels={self.num_labels}",
+        )
         self._validate_masks()
         self._validate_regression_targets()
 

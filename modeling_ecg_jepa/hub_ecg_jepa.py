@@ -1,0 +1,49 @@
+"""What makes a saved folder self-contained: the code beside the weights and the map from Auto classes to it."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors_ecg_jepa import EcgJepaOutputError
+
+# transformers finds the files of remote code by reading import lines. These two bring every file along, whichever class
+# was asked for first, so that what was loaded from a Hub can be saved and shared again whole.
+if TYPE_CHECKING:
+    from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor  # noqa: F401
+    from .modeling_ecg_jepa import EcgJepaModel  # noqa: F401
+
+EXTRACTOR_AUTO_MAP = {"AutoFeatureExtractor": "feature_extraction_ecg_jepa.EcgJepaFeatureExtractor"}
+
+_AUTO_MAP = {
+    "AutoConfig": "configuration_ecg_jepa.EcgJepaConfig",
+    "AutoModel": "modeling_ecg_jepa.EcgJepaModel",
+    "AutoModelForPreTraining": "modeling_ecg_jepa.EcgJepaForPreTraining",
+    "AutoModelForSequenceClassification": "modeling_ecg_jepa.EcgJepaForMultiLabelClassification",
+    **EXTRACTOR_AUTO_MAP,
+}
+
+
+def auto_map(architectures: list[str] | None) -> dict[str, str]:
+    """Auto class -> "file.Class" for a checkpoint of these architectures; a regression head is its own classifier."""
+    if architectures and "EcgJepaForRegression" in architectures:
+        return _AUTO_MAP | {"AutoModelForSequenceClassification": "modeling_ecg_jepa.EcgJepaForRegression"}
+    return dict(_AUTO_MAP)
+
+
+def save_code(folder: str | os.PathLike) -> None:
+    """Copy the modules that travel with the weights into `folder`, made if it is not there.
+
+    Raises:
+        EcgJepaOutputError: the folder cannot be made or written to.
+    """
+    here = Path(__file__).parent
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for source in sorted([*here.glob("*_ecg_jepa.py"), here / "cropa.py"]):
+            if not (Path(folder) / source.name).exists() or not source.samefile(Path(folder) / source.name):
+                shutil.copyfile(source, Path(folder) / source.name)
+    except OSError as error:
+        raise EcgJepaOutputError(
+            f"Cannot write to the folder {os.fspath(folder)!r} ({error}). Choose a folder that you may write to."
+        ) from error

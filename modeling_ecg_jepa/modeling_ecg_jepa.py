@@ -1,0 +1,759 @@
+"""ECG-JEPA (arXiv 2410.08559) in PyTorch, read top-down as data flows: patches, positions, layers, encoder, predictor,
+and the models around them. Shapes: B records, L leads, T patches a lead (V visible, M hidden), P samples a patch, D
+channels; tokens are lead-major, token n = lead * T + time."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_ecg_jepa import EcgJepaConfig
+from .cropa import ATTENTION_IMPLEMENTATIONS, CrossPatternAttention
+from .errors_ecg_jepa import EcgJepaCheckpointError, EcgJepaConfigError, EcgJepaInputError
+from .leads_ecg_jepa import canonical_leads
+from .masking_ecg_jepa import sample_time_mask
+
+#: Share of the old value in the running mean of the targets, an optimizer step (`target_centering`).
+TARGET_MEAN_MOMENTUM = 0.95
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Patches and positions
+
+
+class EcgJepaPatchEmbedding(nn.Linear):
+    """The linear layer from the samples of a patch to its channels; a class of its own for its own initialisation."""
+
+
+class ResidualOutput(nn.Linear):
+    """The last linear layer of a residual branch, whose initial weights shrink with its layer's depth (from 1)."""
+
+    def __init__(self, in_features: int, out_features: int, depth: int):
+        super().__init__(in_features, out_features)
+        self.depth = depth
+
+
+def sincos(places: Tensor, channels: int) -> Tensor:
+    """Sines, then cosines, of places (...,) at channels / 2 wavelengths from 2 pi to 20,000 pi: (..., channels) float64."""
+    precise = torch.float32 if places.device.type == "mps" else torch.float64  # MPS has no float64
+    exponent = torch.arange(channels // 2, device=places.device, dtype=precise) / (channels // 2)
+    angle = places[..., None].to(precise) * 10000.0**-exponent
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def grid_positions(times: Tensor, leads: Tensor, channels: int) -> Tensor:
+    """Positions of a (lead, time) grid: half the channels for the time, half for the lead.
+
+    Args:
+        times: (T,) or (B, T) time indices.
+        leads: (L,) places in the full list of leads.
+
+    Returns:
+        (L * T, channels) or (B, L * T, channels), float64.
+    """
+    time_half = sincos(times, channels // 2)[..., None, :, :]
+    lead_half = sincos(leads, channels // 2)[:, None, :]
+    shape = (*times.shape[:-1], len(leads), times.shape[-1], channels // 2)
+    return torch.cat([time_half.expand(shape), lead_half.expand(shape)], dim=-1).flatten(-3, -2)
+
+
+def select_times(grid: Tensor, times: Tensor) -> Tensor:
+    """The columns `times`, (V,) for all records or (B, V) one row each, of a grid (B, L, T, ...): (B, L, V, ...)."""
+    if times.dim() == 1:
+        return grid.index_select(2, times)
+    index = times.view(len(times), 1, -1, *[1] * (grid.dim() - 3))
+    return grid.take_along_dim(index, dim=2)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One layer, the same in encoder and predictor
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drop a branch for a whole record with probability `rate`, scale up the others."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if self.rate == 0.0 or not self.training:
+            return branch
+        keep = branch.new_empty(branch.shape[0], *[1] * (branch.dim() - 1)).bernoulli_(1 - self.rate)
+        return branch * keep.div_(1 - self.rate)
+
+
+class EcgJepaMLP(nn.Module):
+    def __init__(self, config: EcgJepaConfig, hidden_size: int, depth: int):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, config.mlp_ratio * hidden_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.fc2 = ResidualOutput(config.mlp_ratio * hidden_size, hidden_size, depth)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(hidden_states)))
+
+
+class EcgJepaAttention(CrossPatternAttention):
+    """Cross-pattern attention as a layer of depth `depth`."""
+
+    def __init__(self, config: EcgJepaConfig, hidden_size: int, num_heads: int, depth: int):
+        super().__init__(config, hidden_size, num_heads)
+        self.proj = ResidualOutput(hidden_size, hidden_size, depth)
+
+
+class EcgJepaLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block that adds the positions to its input."""
+
+    def __init__(self, config: EcgJepaConfig, hidden_size: int, num_heads: int, index: int, num_layers: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attention = EcgJepaAttention(config, hidden_size, num_heads, depth=index + 1)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = EcgJepaMLP(config, hidden_size, depth=index + 1)
+        self.drop_path = DropPath(config.drop_path_rate * index / max(num_layers - 1, 1))
+
+    def forward(
+        self, hidden_states: Tensor, positions: Tensor, grid: tuple[int, int], valid: Tensor | None = None
+    ) -> Tensor:
+        hidden_states = hidden_states + positions
+        attended, _ = self.attention(self.norm1(hidden_states), grid, valid)
+        hidden_states = hidden_states + self.drop_path(attended)
+        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What all models share: initialisation, attention choice, safe loading, self-contained saving
+
+
+class EcgJepaPreTrainedModel(PreTrainedModel):
+    config: EcgJepaConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_values"
+    input_modalities = ("time",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EcgJepaLayer"]
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": EcgJepaLayer,
+        "attentions": OutputRecorder(CrossPatternAttention, index=1),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, EcgJepaPatchEmbedding):
+            std = self.config.patch_initializer_range
+        elif isinstance(module, ResidualOutput):
+            std = std / (2 * module.depth) ** 0.5
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, EcgJepaLearnedPooling):
+            init.trunc_normal_(module.query, std=std)
+        elif isinstance(module, EcgJepaPredictor):
+            init.trunc_normal_(module.mask_token, std=std)
+        elif isinstance(module, EcgJepaForPreTraining):
+            module._init_own()
+        elif isinstance(module, (EcgJepaForMultiLabelClassification, EcgJepaForRegression)):
+            for name, values in module.constants(self.config).items():
+                init.copy_(getattr(module, name), values)
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """`cropa` unless asked otherwise; resolved here, not in transformers' registry, which is global to a process."""
+        requested = "cropa" if requested_attention is None else requested_attention
+        if requested not in ATTENTION_IMPLEMENTATIONS:
+            raise EcgJepaConfigError(
+                f"attn_implementation={requested!r} is not one of {', '.join(ATTENTION_IMPLEMENTATIONS)}."
+            )
+        return requested
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.patch_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.base_model.patch_embedding = value
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As in transformers, from safetensors only.
+
+        Raises:
+            EcgJepaCheckpointError: a damaged file, a folder with pickled weights only, or `use_safetensors=False`.
+        """
+        place = os.fspath(pretrained_model_name_or_path) if pretrained_model_name_or_path is not None else None
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise EcgJepaCheckpointError(
+                f"use_safetensors={kwargs['use_safetensors']!r}: pickled weights can run code and are never loaded. "
+                "Use a checkpoint with model.safetensors; `ecg-jepa convert` makes one of the authors' files."
+            )
+        _refuse_pickled_weights(place)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except SafetensorError as error:
+            raise EcgJepaCheckpointError(
+                f"The safetensors file of {place!r} is damaged ({error}); it may be an interrupted download. "
+                "Delete it and fetch or copy it again."
+            ) from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """As in transformers; the folder then holds the code and an extractor's configuration as well.
+
+        Raises:
+            EcgJepaOutputError: the folder cannot be written to.
+        """
+        from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
+        from .hub_ecg_jepa import save_code
+
+        save_code(save_directory)
+        if not (Path(save_directory) / "preprocessor_config.json").exists():
+            EcgJepaFeatureExtractor.from_config(self.config).save_pretrained(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def _refuse_pickled_weights(folder: str | None) -> None:
+    if folder is None or not os.path.isdir(folder) or list(Path(folder).rglob("*.safetensors")):
+        return
+    pickled = sorted(path.name for path in Path(folder).iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+    if pickled:
+        raise EcgJepaCheckpointError(
+            f"The folder {folder!r} has no model.safetensors but {', '.join(pickled)}: pickled weights can run code and "
+            "are never loaded. `ecg-jepa convert` turns the authors' checkpoint into safetensors."
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The encoder
+
+
+class EcgJepaLearnedPooling(nn.Module):
+    """One learned query attends to all valid tokens of a record."""
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__()
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.query = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """tokens (B, N, D), valid (B, N) -> (B, D)."""
+        query = self.query.expand(len(tokens), -1, -1).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        key, value = self.key_value(tokens).unflatten(-1, (2, -1, self.head_size)).permute(2, 0, 3, 1, 4).unbind(0)
+        mask = None if valid is None else valid[:, None, None, :]
+        pooled = F.scaled_dot_product_attention(query.to(key.dtype), key, value, attn_mask=mask)
+        return self.proj(pooled.transpose(1, 2).flatten(1))
+
+
+def mean_pool(tokens: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over the valid tokens: (B, N, D), (B, N) -> (B, D)."""
+    if valid is None:
+        return tokens.mean(1)
+    weights = valid.to(tokens.dtype)
+    return (weights[:, None] @ tokens)[:, 0] / weights.sum(1, keepdim=True).clamp(min=1)
+
+
+class EcgJepaModel(EcgJepaPreTrainedModel):
+    """The encoder: ECG in millivolts -> one vector a patch and one a record.
+
+    ```python
+    >>> import torch
+    >>> from modeling_ecg_jepa import EcgJepaConfig, EcgJepaModel
+    >>> model = EcgJepaModel(EcgJepaConfig.from_preset("tiny")).eval()
+    >>> model(torch.zeros(1, 8, 2500)).pooler_output.shape
+    torch.Size([1, 96])
+    ```
+    """
+
+    base_model_prefix = "encoder"
+
+    def __init__(self, config: EcgJepaConfig, add_pooling_layer: bool = True):
+        super().__init__(config)
+        layers = config.num_hidden_layers
+        self.patch_embedding = EcgJepaPatchEmbedding(config.patch_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            EcgJepaLayer(config, config.hidden_size, config.num_attention_heads, index, layers)
+            for index in range(layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        learned_pooling = add_pooling_layer and config.pooling == "attention"
+        self.pooler = EcgJepaLearnedPooling(config) if learned_pooling else None
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        lead_mask: Tensor | None = None,
+        leads: Sequence[str] | Tensor | None = None,
+        visible_times: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            input_values (`(B, L, samples)` float): millivolts at `config.sampling_rate`, whole patches.
+            attention_mask (`(B, T)` bool, *optional*): False where a patch is padding.
+            lead_mask (`(B, L)` bool, *optional*): False where a lead is missing.
+            leads (`list[str]` or `(L,)` long, *optional*): which leads the rows are, names or places in
+                `config.leads`, the same for the batch; all of them in order by default.
+            visible_times (`(V,)` or `(B, V)` long, *optional*): encode only these patches of each lead.
+
+        Returns:
+            `last_hidden_state` (B, L * T, D), lead-major, and `pooler_output` (B, D). Missing leads and padded times
+            are never attended to and never enter the pooled vector. `output_attentions=True` needs
+            `attn_implementation="eager"`.
+
+        Raises:
+            EcgJepaInputError: shapes or leads that do not fit the configuration.
+        """
+        if kwargs.get("output_attentions") and self.config._attn_implementation != "eager":
+            raise EcgJepaInputError(
+                f"attn_implementation={self.config._attn_implementation!r} has no attention weights to return. "
+                "Call model.set_attn_implementation('eager') first."
+            )
+        patches = self._patches(input_values, leads)
+        batch, num_leads, num_times, _ = patches.shape
+        places = lead_places(self.config, leads, patches.device)
+        valid = valid_patches(attention_mask, lead_mask, batch, num_leads, num_times)
+        times = torch.arange(num_times, device=patches.device)
+        if visible_times is not None:
+            times = visible_times
+            patches = select_times(patches, times)
+            valid = None if valid is None else select_times(valid, times)
+
+        hidden_states = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype)).flatten(1, 2)
+        positions = grid_positions(times, places, self.config.hidden_size) * self.config.position_scale
+        positions = positions.to(hidden_states.dtype)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, positions, grid=tuple(patches.shape[1:3]), valid=valid)
+        hidden_states = self.norm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self._pool(hidden_states, valid))
+
+    def _patches(self, input_values: Tensor, leads: Sequence[str] | Tensor | None) -> Tensor:
+        """(B, L, samples) -> (B, L, T, P)."""
+        expected = len(self.config.leads) if leads is None else len(leads)
+        size = self.config.patch_size
+        if input_values.dim() != 3 or input_values.shape[1] != expected or input_values.shape[2] % size:
+            raise EcgJepaInputError(
+                f"input_values has the shape {tuple(input_values.shape)}; expected (batch, {expected} leads, a multiple "
+                f"of {size} samples) at {self.config.sampling_rate} Hz in mV. EcgJepaFeatureExtractor makes it; for "
+                f"fewer leads than {', '.join(self.config.leads)} pass leads=[...]."
+            )
+        if input_values.shape[2] == 0:
+            raise EcgJepaInputError(f"input_values is empty; a record needs at least one patch of {size} samples.")
+        return input_values.unflatten(2, (-1, size))
+
+    def _pool(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        valid = None if valid is None else valid.flatten(1)
+        return mean_pool(tokens, valid) if self.pooler is None else self.pooler(tokens, valid)
+
+
+def lead_places(config: EcgJepaConfig, leads: Sequence[str] | Tensor | None, device: torch.device) -> Tensor:
+    """Places of the given rows in `config.leads`: (L,) long.
+
+    Raises:
+        EcgJepaInputError: a lead that the configuration does not have.
+    """
+    if leads is None:
+        return torch.arange(len(config.leads), device=device)
+    if isinstance(leads, Tensor):
+        return leads.to(device)
+    names = canonical_leads(leads)
+    absent = [name for name in names if name not in config.leads]
+    if absent:
+        raise EcgJepaInputError(f"This model has no lead {', '.join(absent)}; it has {', '.join(config.leads)}.")
+    return torch.tensor([config.leads.index(name) for name in names], device=device)
+
+
+def valid_patches(
+    attention_mask: Tensor | None, lead_mask: Tensor | None, batch: int, num_leads: int, num_times: int
+) -> Tensor | None:
+    """Both masks as one, (B, L, T) boolean, or None where every patch is valid.
+
+    Raises:
+        EcgJepaInputError: a mask of the wrong shape.
+    """
+    for name, mask, size in (("attention_mask", attention_mask, num_times), ("lead_mask", lead_mask, num_leads)):
+        if mask is not None and tuple(mask.shape) != (batch, size):
+            raise EcgJepaInputError(f"{name} has the shape {tuple(mask.shape)}; expected ({batch}, {size}).")
+    if attention_mask is None and lead_mask is None:
+        return None
+    present = attention_mask if attention_mask is not None else lead_mask
+    valid = torch.ones(batch, num_leads, num_times, dtype=torch.bool, device=present.device)
+    if attention_mask is not None:
+        valid = valid & attention_mask.bool()[:, None, :]
+    if lead_mask is not None:
+        valid = valid & lead_mask.bool()[:, :, None]
+    # Full masks cost time and change nothing. Only a CPU can look without waiting, and a compiled graph must not branch.
+    if valid.device.type == "cpu" and not torch.compiler.is_compiling() and bool(valid.all()):
+        return None
+    return valid
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Pretraining
+
+
+class EcgJepaPredictor(nn.Module):
+    """Guesses the teacher's output at hidden times from the student's at visible ones, each lead a sequence of its own.
+
+    All leads share lead 0's position, so the predictor does not know which lead it completes: by construction.
+    """
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__()
+        size, layers = config.predictor_hidden_size, config.predictor_num_hidden_layers
+        self.config = config
+        self.embedding = nn.Linear(config.hidden_size, size)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, size))
+        self.layers = nn.ModuleList(
+            EcgJepaLayer(config, size, config.predictor_num_attention_heads, index, layers) for index in range(layers)
+        )
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(size, config.hidden_size)
+
+    def forward(self, context: Tensor, visible: Tensor, hidden: Tensor, valid: Tensor | None) -> Tensor:
+        """
+        Args:
+            context: (B, L, V, D), the student's output.
+            visible, hidden: (V,) and (M,) time indices, or (B, V) and (B, M).
+            valid: (B, L, T) boolean or None.
+
+        Returns:
+            (B, L, M, D), the predictions.
+        """
+        batch, num_leads, num_visible, _ = context.shape
+        times = torch.cat([visible, hidden], dim=-1)
+        seen = self.embedding(context).flatten(0, 1)
+        tokens = torch.cat([seen, self.mask_token.to(seen.dtype).expand(len(seen), hidden.shape[-1], -1)], dim=1)
+        positions = grid_positions(times, times.new_zeros(1), tokens.shape[-1]) * self.config.position_scale
+        if positions.dim() == 3:
+            positions = positions.repeat_interleave(num_leads, dim=0)
+        if valid is not None:
+            valid = select_times(valid, times).flatten(0, 1)[:, None]  # (B * L, 1, V + M): a grid of one lead each
+        for layer in self.layers:
+            tokens = layer(tokens, positions.to(tokens.dtype), grid=(1, times.shape[-1]), valid=valid)
+        predictions = self.projection(self.norm(tokens[:, num_visible:]))
+        return predictions.unflatten(0, (batch, num_leads))
+
+
+@dataclass
+class EcgJepaForPreTrainingOutput(ModelOutput):
+    """
+    loss (scalar): smooth L1 between predictions and targets, over hidden patches that are neither missing nor padding.
+    predictions (`(B, L, M, D)`): at the M hidden times, in time order.
+    targets (`(B, L, M, D)`): the teacher's normalised output there.
+    time_mask (`(T,)` or `(B, T)` bool): True = hidden.
+    context (`(B, L, V, D)`): the student's output at the visible times.
+    """
+
+    loss: Tensor | None = None
+    predictions: Tensor | None = None
+    targets: Tensor | None = None
+    time_mask: Tensor | None = None
+    context: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
+    """Student (`encoder`), teacher (its moving average) and predictor. After each optimizer step call `update_teacher`."""
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__(config)
+        self.encoder = EcgJepaModel(config, add_pooling_layer=False)
+        self.teacher = EcgJepaModel(config, add_pooling_layer=False).requires_grad_(False)
+        self.predictor = EcgJepaPredictor(config)
+        # transformers initialises only modules with a tensor of their own that no checkpoint holds; this is ours, so
+        # that a teacher missing from a checkpoint starts as its student.
+        self.register_buffer("is_initialized", torch.ones(()), persistent=False)
+        if config.target_centering:
+            grid = (len(config.leads), config.num_patches, config.hidden_size)
+            self.register_buffer("target_mean", torch.zeros(grid))
+        # Sum and count of the targets since the last update. No buffers: DDP overwrites those with the first process's.
+        self._seen_targets: list[tuple[Tensor, Tensor]] = []
+        self.post_init()
+        self.teacher.eval()
+
+    @torch.no_grad()
+    def _init_own(self) -> None:
+        init.ones_(self.is_initialized)
+        if self.config.target_centering:
+            init.zeros_(self.target_mean)
+        for teacher, student in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
+            init.copy_(teacher, student)
+
+    def train(self, mode: bool = True):
+        """Training mode for student and predictor; the teacher stays in evaluation mode, without stochastic depth."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: Tensor,
+        time_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        lead_mask: Tensor | None = None,
+        leads: Sequence[str] | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        **kwargs,
+    ) -> EcgJepaForPreTrainingOutput:
+        r"""
+        Args:
+            input_values, attention_mask, lead_mask, leads: as in `EcgJepaModel`.
+            time_mask (`(T,)` or `(B, T)` bool, *optional*): True = hidden; shared by the batch, or one a record with
+                equal counts. Best on the CPU, where counting does not wait for a GPU. Drawn as the configuration says
+                when not given.
+            generator (`torch.Generator`, *optional*): what masks are drawn from.
+
+        Raises:
+            EcgJepaInputError: a mask that hides everything or nothing, or unequal counts.
+        """
+        batch, num_leads, samples = input_values.shape
+        num_times = samples // self.config.patch_size
+        if time_mask is None:
+            time_mask = sample_time_mask(self.config, num_times, generator)
+        visible, hidden = (times.to(input_values.device) for times in split_times(time_mask, batch, num_times))
+        valid = valid_patches(attention_mask, lead_mask, batch, num_leads, num_times)
+        inputs = {"attention_mask": attention_mask, "lead_mask": lead_mask, "leads": leads}
+
+        with torch.no_grad():
+            everything = self.teacher(input_values, **inputs).last_hidden_state.unflatten(1, (num_leads, -1))
+            targets = self._targets(everything, hidden, leads, valid)
+        encoded = self.encoder(input_values, visible_times=visible, **inputs, **kwargs)
+        context = encoded.last_hidden_state.unflatten(1, (num_leads, -1))
+        predictions = self.predictor(context, visible, hidden, valid)
+        loss = prediction_loss(predictions, targets, None if valid is None else select_times(valid, hidden))
+        return EcgJepaForPreTrainingOutput(
+            loss=loss,
+            predictions=predictions,
+            targets=targets,
+            time_mask=time_mask,
+            context=context,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def _targets(self, everything: Tensor, hidden: Tensor, leads, valid: Tensor | None) -> Tensor:
+        """The teacher's output (B, L, T, D) at the hidden times: centred if so configured, normalised over channels."""
+        everything = everything.float()
+        if self.config.target_centering:
+            everything = self._centred(everything, leads, valid)
+        targets = select_times(everything, hidden)
+        return F.layer_norm(targets, targets.shape[-1:], eps=self.config.layer_norm_eps)
+
+    def _centred(self, everything: Tensor, leads, valid: Tensor | None) -> Tensor:
+        num_times, most = everything.shape[2], self.config.num_patches
+        if num_times > most:
+            raise EcgJepaInputError(
+                f"target_centering keeps a mean for num_patches={most} patches; this batch has {num_times}. "
+                "Crop the records or configure more patches."
+            )
+        places = lead_places(self.config, leads, everything.device)
+        if self.training:
+            weights = torch.ones_like(everything[..., :1]) if valid is None else valid[..., None].float()
+            total, count = torch.zeros_like(self.target_mean), torch.zeros_like(self.target_mean[..., :1])
+            total[places, :num_times] = (everything * weights).sum(0)
+            count[places, :num_times] = weights.sum(0)
+            self._seen_targets.append((total, count))
+        return everything - self.target_mean[places, :num_times]
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher: teacher = momentum * teacher + (1 - momentum) * student. Call once an optimizer step.
+
+        With `target_centering` the targets' running mean moves too, by the mean over all records since the last call
+        and over all processes.
+        """
+        teacher, student = list(self.teacher.parameters()), list(self.encoder.parameters())
+        torch._foreach_mul_(teacher, momentum)
+        torch._foreach_add_(teacher, student, alpha=1 - momentum)
+        if self._seen_targets:
+            total, count = (torch.stack(parts).sum(0) for parts in zip(*self._seen_targets, strict=True))
+            self._seen_targets.clear()
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(total)
+                torch.distributed.all_reduce(count)
+            mean = torch.where(count > 0, total / count.clamp(min=1), self.target_mean)
+            self.target_mean.lerp_(mean, 1 - TARGET_MEAN_MOMENTUM)
+
+
+def split_times(time_mask: Tensor, batch: int, num_times: int) -> tuple[Tensor, Tensor]:
+    """Indices of visible and hidden times, in time order: (V,) and (M,), or (B, V) and (B, M) for a mask a record.
+
+    Raises:
+        EcgJepaInputError: another shape or type, everything or nothing hidden, or counts that differ between records.
+    """
+    if time_mask.dtype != torch.bool or tuple(time_mask.shape) not in {(num_times,), (batch, num_times)}:
+        raise EcgJepaInputError(
+            f"time_mask is {time_mask.dtype} of shape {tuple(time_mask.shape)}; expected torch.bool of shape "
+            f"({num_times},) or ({batch}, {num_times}), True = hidden."
+        )
+    counts = time_mask.sum(-1).unique().tolist()
+    if len(counts) != 1 or not 0 < counts[0] < num_times:
+        raise EcgJepaInputError(
+            f"time_mask hides {counts} of {num_times} patches; every record must hide the same number, at least one "
+            "and not all."
+        )
+    order = time_mask.to(torch.uint8).argsort(dim=-1, stable=True)
+    return order[..., : num_times - counts[0]], order[..., num_times - counts[0] :]
+
+
+def prediction_loss(predictions: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
+    """Smooth L1 (beta 1), mean over channels, hidden times, leads and records; over valid patches (B, L, M) only."""
+    if valid is None:
+        return F.smooth_l1_loss(predictions.float(), targets)
+    losses = F.smooth_l1_loss(predictions.float(), targets, reduction="none").mean(-1)
+    return (losses * valid).sum() / valid.sum().clamp(min=1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Heads
+
+
+class EcgJepaForMultiLabelClassification(EcgJepaPreTrainedModel):
+    """A linear classifier on the pooled embedding: several labels at once by default, one when
+    `config.problem_type == "single_label_classification"`."""
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__(config)
+        config.problem_type = config.problem_type or "multi_label_classification"
+        if config.problem_type not in ("multi_label_classification", "single_label_classification"):
+            raise EcgJepaConfigError(
+                f"problem_type={config.problem_type!r} is no classification; use multi_label_classification, "
+                "single_label_classification, or EcgJepaForRegression."
+            )
+        self.num_labels = config.num_labels
+        self.encoder = EcgJepaModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        for name, values in self.constants(config).items():
+            self.register_buffer(name, values, persistent=False)
+        self.post_init()
+
+    @staticmethod
+    def constants(config: EcgJepaConfig) -> dict[str, Tensor]:
+        """What the loss takes from the configuration, as buffers."""
+        return {"pos_weight": torch.tensor(config.pos_weight or [1.0] * config.num_labels)}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        lead_mask: Tensor | None = None,
+        leads: Sequence[str] | Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        r"""
+        Args:
+            input_values, attention_mask, lead_mask, leads: as in `EcgJepaModel`.
+            labels (*optional*): (B, num_labels) of 0 and 1, or (B,) class indices for a single label.
+
+        Returns:
+            `logits` (B, num_labels), before the sigmoid (or softmax), and `loss` where labels are given.
+        """
+        encoded = self.encoder(input_values, attention_mask, lead_mask, leads, **kwargs)
+        logits = self.classifier(encoded.pooler_output)
+        loss = None if labels is None else self._loss(logits.float(), labels)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
+        )
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.config.problem_type == "single_label_classification":
+            return F.cross_entropy(logits, labels)
+        if labels.shape != logits.shape:
+            raise EcgJepaInputError(
+                f"labels has the shape {tuple(labels.shape)}; multi-label classification needs {tuple(logits.shape)}, "
+                "0 or 1 a label (set problem_type='single_label_classification' for class indices)."
+            )
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=self.pos_weight)
+
+
+class EcgJepaForRegression(EcgJepaPreTrainedModel):
+    """Named measurements in physical units (`config.regression_targets`), linear in the pooled embedding."""
+
+    def __init__(self, config: EcgJepaConfig):
+        super().__init__(config)
+        if not config.regression_targets:
+            raise EcgJepaConfigError(
+                "EcgJepaForRegression needs config.regression_targets, a list of {name, unit, mean, scale}."
+            )
+        config.problem_type = "regression"
+        self.encoder = EcgJepaModel(config)
+        self.regressor = nn.Linear(config.hidden_size, len(config.regression_targets))
+        for name, values in self.constants(config).items():
+            self.register_buffer(name, values, persistent=False)
+        self.post_init()
+
+    @staticmethod
+    def constants(config: EcgJepaConfig) -> dict[str, Tensor]:
+        """Mean and scale of the targets in physical units, as buffers."""
+        targets = config.regression_targets or []
+        return {f"target_{key}": torch.tensor([float(target[key]) for target in targets]) for key in ("mean", "scale")}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        lead_mask: Tensor | None = None,
+        leads: Sequence[str] | Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutput:
+        r"""
+        Args:
+            input_values, attention_mask, lead_mask, leads: as in `EcgJepaModel`.
+            labels (`(B, targets)`, *optional*): in the targets' units; NaN where a measurement is missing.
+
+        Returns:
+            `logits` (B, targets): the measurements in their units. `loss`: mean squared error in units of the scales.
+        """
+        encoded = self.encoder(input_values, attention_mask, lead_mask, leads, **kwargs)
+        standardised = self.regressor(encoded.pooler_output).float()
+        loss = None
+        if labels is not None:
+            known = ~labels.isnan()
+            errors = standardised - (labels.float() - self.target_mean) / self.target_scale
+            loss = errors.where(known, 0).square().sum() / known.sum().clamp(min=1)
+        return SequenceClassifierOutput(
+            loss=loss,
+            logits=standardised * self.target_scale + self.target_mean,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+
+__all__ = [
+    "EcgJepaForMultiLabelClassification",
+    "EcgJepaForPreTraining",
+    "EcgJepaForPreTrainingOutput",
+    "EcgJepaForRegression",
+    "EcgJepaModel",
+    "EcgJepaPreTrainedModel",
+]
