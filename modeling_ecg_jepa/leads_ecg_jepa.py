@@ -1,6 +1,7 @@
 """The lead table: canonical names, order, aliases, and which limb leads follow from two others."""
 
 import difflib
+import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -40,16 +41,30 @@ _CANONICAL: Mapping[str, str] = MappingProxyType(
     | {alias: name for name, aliases in _OTHER_NAMES.items() for alias in aliases}
 )
 
-#: Limb leads as sums of two others, I and II first (Einthoven: II = I + III; Goldberger: aVR = -(I + II) / 2 ...):
-#: {lead: [{lead: weight, lead: weight}, ...]}, the first rule whose leads are there is used.
+# The six limb leads look at one plane: each is (a, b) in a * I + b * II (Einthoven, Goldberger).
+_LIMB_PLANE = {
+    "I": (1.0, 0.0),
+    "II": (0.0, 1.0),
+    "III": (-1.0, 1.0),
+    "aVR": (-0.5, -0.5),
+    "aVL": (1.0, -0.5),
+    "aVF": (-0.5, 1.0),
+}
+
+
+def _as_sum_of(lead: str, first: str, second: str) -> Mapping[str, float]:
+    """Weights of two limb leads that sum to a third: Cramer's rule in the limb plane."""
+    (a, b), (c, d), (x, y) = (_LIMB_PLANE[name] for name in (first, second, lead))
+    area = a * d - b * c
+    return MappingProxyType({first: (x * d - y * c) / area, second: (a * y - b * x) / area})
+
+
+#: Each limb lead as a sum of two others, {lead: [{lead: weight, lead: weight}, ...]}: any two determine it, and the
+#: first rule whose leads are there is used (I, II, III before the augmented leads).
 LIMB_RULES: Mapping[str, tuple[Mapping[str, float], ...]] = MappingProxyType(
     {
-        "I": ({"II": 1.0, "III": -1.0}, {"aVL": 4 / 3, "aVF": 2 / 3}, {"aVR": -2 / 3, "aVL": 2 / 3}),
-        "II": ({"I": 1.0, "III": 1.0}, {"aVL": 2 / 3, "aVF": 4 / 3}, {"aVR": -2 / 3, "aVF": 2 / 3}),
-        "III": ({"I": -1.0, "II": 1.0}, {"aVL": -2 / 3, "aVF": 2 / 3}),
-        "aVR": ({"I": -0.5, "II": -0.5}, {"aVL": -1.0, "aVF": -1.0}),
-        "aVL": ({"I": 1.0, "II": -0.5}, {"aVR": -1.0, "aVF": -1.0}, {"I": 0.5, "III": -0.5}),
-        "aVF": ({"I": -0.5, "II": 1.0}, {"aVR": -1.0, "aVL": -1.0}, {"II": 0.5, "III": 0.5}),
+        lead: tuple(_as_sum_of(lead, *pair) for pair in itertools.combinations(_LIMB_PLANE, 2) if lead not in pair)
+        for lead in _LIMB_PLANE
     }
 )
 

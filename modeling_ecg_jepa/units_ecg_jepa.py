@@ -57,6 +57,8 @@ def implausible_amplitude(deviation: float, unit: str) -> str | None:
     smallest, largest = PLAUSIBLE_MILLIVOLTS
     if smallest <= deviation <= largest:
         return None
+    if deviation == 0:
+        return "More than half of the signal's samples equal its median: flat or padded stretches? Cut them off first."
     found = (
         f"Taken as {unit}, the signal lies typically {deviation:.3g} mV from its median; "
         f"an ECG lies {smallest} to {largest} mV."
@@ -70,8 +72,6 @@ def implausible_amplitude(deviation: float, unit: str) -> str | None:
 
 def _likely_unit(deviation: float) -> str | None:
     """The unit in which a deviation (in that unit) is nearest to that of real records, in decades."""
-    if deviation <= 0:
-        return None
     smallest, largest = PLAUSIBLE_MILLIVOLTS
     plausible = [unit for unit, millivolts in MILLIVOLTS.items() if smallest <= deviation * millivolts <= largest]
     return min(plausible, key=lambda unit: abs(math.log10(deviation * MILLIVOLTS[unit] / 0.1)), default=None)
