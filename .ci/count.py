@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-SUMMARY = re.compile(r"^=* ?(\d+ [a-z]+(?:, \d+ [a-z]+)*) in [\d.]+s.*$", re.MULTILINE)
+SUMMARY = re.compile(r"^=* ?(\d+ [a-z ]+(?:, \d+ [a-z ]+)*) in [\d.]+s.*$", re.MULTILINE)
 COUNTED_AS = {
     "passed": "passed",
     "failed": "failed",
@@ -21,7 +21,7 @@ def count_pytest(log: str, status: int) -> dict[str, int]:
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     closing_lines = SUMMARY.findall(log)
     for outcome in closing_lines[-1].split(", ") if closing_lines else []:
-        number, name = outcome.split()
+        number, name = outcome.split(" ", 1)
         if name in COUNTED_AS:
             counts[COUNTED_AS[name]] += int(number)
     if not closing_lines or (status != 0 and counts["failed"] == 0):

@@ -1,8 +1,8 @@
-"""transformers' common tests of configurations on ours; run by `tests/upstream/run.py`, which lays this file beside them."""
+"""transformers' common tests of configurations on ours; run by `tests/upstream/run.py`."""
 
 import unittest
 
-from modeling_ecg_jepa.configuration_ecg_jepa import EcgJepaConfig
+from modeling_ecg_jepa import EcgJepaConfig
 
 from ...test_configuration_common import ConfigTester
 
