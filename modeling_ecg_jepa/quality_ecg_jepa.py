@@ -13,18 +13,17 @@ EINTHOVEN_THRESHOLD = 0.05
 GOLDBERGER_THRESHOLD = 0.2
 
 SPIKE_MILLIVOLTS = 10.0
-FLAT_SECONDS = 0.5
-#: Clipped by the recorder: at its own extreme, this far from its median, for this long. Flags 7 of 29,517 real leads.
+FLAT_SECONDS = 1.0
+#: Clipped by the recorder: at its own extreme, this far from its median, for this long. Flags 9 of 29,517 real leads.
 SATURATION_MILLIVOLTS = 0.5
 SATURATION_SECONDS = 0.05
 
 FindingKind = Literal[
+    "truncated",
     "missing_lead",
     "constant_lead",
-    "no_finite_value",
-    "derived_lead",
+    "empty_lead",
     "interpolated",
-    "truncated",
     "limb_equations",
     "saturation",
     "spike",

@@ -31,20 +31,20 @@ def resample(signal: np.ndarray, num: int) -> np.ndarray:
     return scipy.fft.irfft(spectrum, num, overwrite_x=True) * (num / given)
 
 
-def bandpass(signal: np.ndarray, low: float, high: float, sampling_rate: float) -> np.ndarray:
+def bandpass(signal: np.ndarray, band: tuple[float, float], sampling_rate: float) -> np.ndarray:
     """The authors' fine-tuning filter along the last axis: Butterworth of order 5, forward and backward, first the
-    high-pass at `low` Hz, then the low-pass at `high` Hz."""
-    for stage in _sections(low, high, sampling_rate):
+    high-pass at the band's lower edge (Hz), then the low-pass at its upper one."""
+    for stage in _sections(*band, sampling_rate):
         signal = scipy.signal.sosfiltfilt(stage, signal)
     return signal
 
 
 @functools.lru_cache
-def _sections(low: float, high: float, sampling_rate: float) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(
+def _sections(low: float, high: float, sampling_rate: float) -> list[np.ndarray]:
+    return [
         scipy.signal.butter(5, edge, kind, fs=sampling_rate, output="sos")
         for edge, kind in ((low, "highpass"), (high, "lowpass"))
-    )
+    ]
 
 
 __all__ = ["AUTHORS_BANDPASS", "bandpass", "resample"]

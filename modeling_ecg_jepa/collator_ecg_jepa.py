@@ -1,0 +1,141 @@
+"""Rows of mixed leads and lengths, as corpora or the extractor give them, made into one batch."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .errors_ecg_jepa import EcgJepaInputError
+from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
+
+#: The count that stands for a missing value in the corpora's rows.
+MISSING_COUNT = -32768
+
+
+@dataclasses.dataclass
+class EcgJepaDataCollator:
+    """
+    Batches rows of any leads and lengths for the Trainer, pipelines and pretraining.
+
+    Rows are all of one of two kinds; columns not named here are dropped:
+
+    - as the corpora have them: `signal` (int16, flat, leads x samples; -32768 = missing), `signal_scale` (mV a count),
+      `lead_names`, `sampling_rate`. They go through `extractor`.
+    - as the extractor gives them: `input_values` (leads, samples), `lead_mask` (leads,), `attention_mask` (patches,).
+      Missing masks mean that everything is there. Shorter rows are padded with zeros to the longest.
+
+    `labels` (or `label`) that are a list of class indices become multi-hot floats over `num_labels`; a single index
+    stays an index; floats are passed on. With windows every window has its record's labels.
+
+    With the Trainer pass `remove_unused_columns=False`: it would drop `signal` before the collator sees it.
+
+    Args:
+        extractor (`EcgJepaFeatureExtractor`, *optional*): the model's; the paper's 10 s grid if not given.
+        num_labels (`int`, *optional*): classes of multi-label data.
+    """
+
+    extractor: EcgJepaFeatureExtractor = dataclasses.field(default_factory=EcgJepaFeatureExtractor)
+    num_labels: int | None = None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """
+        Returns:
+            `dict`: `input_values` (batch, leads, samples), `lead_mask` (batch, leads), `attention_mask`
+            (batch, patches), and `labels` (batch, ...) where the rows have them.
+
+        Raises:
+            EcgJepaInputError: a row that is of neither kind, or labels that do not fit.
+        """
+        raw = [("signal" in row) for row in rows]
+        if any(raw) and not all(raw):
+            raise EcgJepaInputError(
+                f"Row {raw.index(False)} has no signal, row {raw.index(True)} has one: a batch is made of rows as the "
+                "corpora have them or of rows as the extractor gives them, not of both."
+            )
+        batch = self._extract(rows) if all(raw) else self._pad(rows)
+        labels = self._labels(rows)
+        origin = batch.pop("window_to_record", None)
+        if labels is not None:
+            batch["labels"] = labels if origin is None else labels[origin]
+        return batch
+
+    def _extract(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        features = self.extractor(
+            [_signal_of(place, row) for place, row in enumerate(rows)],
+            sampling_rate=[row["sampling_rate"] for row in rows],
+            leads=[list(row["lead_names"]) for row in rows],
+            unit="mV",
+            return_tensors="pt",
+        )
+        features.pop("window_start_seconds", None)
+        return dict(features)
+
+    def _pad(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        patch_size, leads = self.extractor.patch_size, len(self.extractor.leads)
+        values = [np.asarray(row.get("input_values"), dtype=np.float32) for row in rows]
+        for place, array in enumerate(values):
+            if array.ndim != 2 or array.shape[0] != leads or array.shape[1] % patch_size or not array.size:
+                raise EcgJepaInputError(
+                    f"Row {place}: input_values of shape {array.shape} are not ({leads} leads, a whole number of "
+                    f"patches of {patch_size} samples), and the row has no signal; it has {', '.join(rows[place])}."
+                )
+        patches = [array.shape[1] // patch_size for array in values]
+        input_values = np.zeros((len(rows), leads, max(patches) * patch_size), dtype=np.float32)
+        lead_mask = np.ones((len(rows), leads), dtype=bool)
+        attention_mask = np.arange(max(patches)) < np.array(patches)[:, None]
+        for place, (row, array) in enumerate(zip(rows, values, strict=True)):
+            input_values[place, :, : array.shape[1]] = array
+            if row.get("lead_mask") is not None:
+                lead_mask[place] = row["lead_mask"]
+            if row.get("attention_mask") is not None:
+                attention_mask[place, : patches[place]] = row["attention_mask"]
+        arrays = {"input_values": input_values, "lead_mask": lead_mask, "attention_mask": attention_mask}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _labels(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor | None:
+        given = [row.get("labels", row.get("label")) for row in rows]
+        missing = [place for place, labels in enumerate(given) if labels is None]
+        if len(missing) == len(rows):
+            return None
+        if missing:
+            raise EcgJepaInputError(f"Row {missing[0]} has no labels, others of the batch have; give all rows labels.")
+        arrays = [np.asarray(labels) for labels in given]
+        is_float = [array.size > 0 and array.dtype.kind == "f" for array in arrays]
+        if all(array.ndim == 0 for array in arrays) or any(is_float):
+            return torch.tensor(np.stack(arrays), dtype=torch.float32 if any(is_float) else torch.int64)
+        return torch.from_numpy(np.stack([self._multi_hot(place, array) for place, array in enumerate(arrays)]))
+
+    def _multi_hot(self, place: int, classes: np.ndarray) -> np.ndarray:
+        if self.num_labels is None:
+            raise EcgJepaInputError(
+                f"Row {place}: labels={classes.tolist()} are class indices; give EcgJepaDataCollator num_labels."
+            )
+        unique = np.unique(classes)
+        if classes.ndim != 1 or unique.size != classes.size or np.any((unique < 0) | (unique >= self.num_labels)):
+            raise EcgJepaInputError(
+                f"Row {place}: labels={classes.tolist()} must be different class indices from 0 to "
+                f"{self.num_labels - 1}; labels that are multi-hot already are given as floats."
+            )
+        multi_hot = np.zeros(self.num_labels, dtype=np.float32)
+        multi_hot[classes.astype(int)] = 1.0
+        return multi_hot
+
+
+def _signal_of(place: int, row: Mapping[str, Any]) -> np.ndarray:
+    """(leads, samples) in mV of a row as the corpora have it, NaN where missing."""
+    absent = {"signal", "signal_scale", "lead_names", "sampling_rate"} - {name for name in row if row[name] is not None}
+    if absent:
+        raise EcgJepaInputError(f"Row {place} has a signal but no {', '.join(sorted(absent))}.")
+    counts, leads = np.asarray(row["signal"]), len(row["lead_names"])
+    if counts.dtype.kind not in "iu" or leads == 0 or counts.size % leads:
+        raise EcgJepaInputError(
+            f"Row {place}: signal of type {counts.dtype} and shape {counts.shape} must be integer counts, flat, of "
+            f"{leads} leads x samples."
+        )
+    counts = counts.reshape(leads, -1)
+    return np.where(counts == MISSING_COUNT, np.nan, counts * float(row["signal_scale"]))
+
+
+__all__ = ["MISSING_COUNT", "EcgJepaDataCollator"]
