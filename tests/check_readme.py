@@ -17,6 +17,7 @@ FENCED = re.compile(
     r"(?:<!-- *(?P<marker>[\w-]+) *-->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
+NO_PAGES = {"venv", "build", "dist", "runs"}
 HEADING = re.compile(r"^#+\s+(.*?)\s*#*$", re.MULTILINE)
 
 
@@ -78,8 +79,9 @@ def broken_links(page: Path) -> Iterator[str]:
 
 
 def markdown_pages() -> list[Path]:
-    hidden = (".git", ".venv", "venv", "build", "dist", "node_modules")
-    return sorted(page for page in ROOT.rglob("*.md") if not set(hidden) & set(page.relative_to(ROOT).parts))
+    """Every Markdown file of the project, tools' hidden folders and environments apart."""
+    pages = ((page, page.relative_to(ROOT).parts) for page in ROOT.rglob("*.md"))
+    return sorted(page for page, parts in pages if not any(part.startswith(".") or part in NO_PAGES for part in parts))
 
 
 def main() -> int:
