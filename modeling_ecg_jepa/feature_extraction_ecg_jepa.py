@@ -55,7 +55,8 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
         derive_leads (`bool`, defaults to `True`): compute limb leads that are missing but follow from two others.
         truncation (`str`, *optional*, defaults to `"start"`): which part of a record longer than `num_patches` is used:
             `"start"` (as the authors), `"center"`, `"random"`, or `None` for all of it.
-        window_seconds (`float`, *optional*): cut records into windows of this length (whole patches) instead.
+        window_seconds (`float`, *optional*): cut records into windows of this length (whole patches) instead. All
+            windows are whole, except that a record shorter than one is a padded window.
         stride_seconds (`float`, *optional*): from one window's start to the next's; `window_seconds` if not given.
         padding (`str`, defaults to `"max_length"`): shorter records are padded with zeros to `num_patches` (or to the
             window), or with `"longest"` only to the longest of the batch.
@@ -77,7 +78,7 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
     ```
     """
 
-    model_input_names = ["input_values", "lead_mask", "attention_mask"]  # noqa: RUF012 - as in transformers
+    model_input_names = ["input_values", "lead_mask", "attention_mask"]
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
         leads: Sequence[str] | Sequence[Sequence[str] | None] | None = None,
         unit: str | Sequence[str] | None = None,
         *,
-        return_tensors: str | None = None,
+        return_tensors: str | None = "pt",
         return_findings: bool = False,
         generator: torch.Generator | None = None,
         **options,
@@ -133,7 +134,7 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
             sampling_rate (`float` or one a record): samples a second of the records as given. Required.
             leads (`list[str]` or one a record, *optional*): names of the rows; may be left out for the standard 12.
             unit (`str` or one a record, *optional*): unit of the values; the extractor's own (mV) if not given.
-            return_tensors (`"np"` or `"pt"`, *optional*): numpy or torch out; what came in if not given.
+            return_tensors (`str`, defaults to `"pt"`): torch tensors, or numpy arrays with `"np"`.
             return_findings (`bool`): also return `findings`, a list of `EcgFinding`.
             generator (`torch.Generator`, *optional*): draws the crops of `truncation="random"`; else torch's own.
             options: any option of the extractor, for this call.
@@ -158,14 +159,14 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
                 return_findings=return_findings,
                 generator=generator,
             )
-        return_tensors = _one_of("return_tensors", return_tensors or _kind_of(signal), ("np", "pt"))
-        records = read_inputs(signal, sampling_rate, leads, unit or self.unit, self.leads)
+        as_tensors = _one_of("return_tensors", return_tensors, ("pt", "np", None)) != "np"
+        records = read_inputs(signal, sampling_rate, leads, self.unit if unit is None else unit, self.leads)
         pieces = [piece for record in records for piece in self._cut(record, generator)]
         data, findings = self._extract(pieces, return_findings)
         if self.window_seconds is not None:
             data["window_to_record"] = np.array([piece.record.index for piece in pieces])
             data["window_start_seconds"] = np.array([piece.start / piece.record.sampling_rate for piece in pieces])
-        if return_tensors == "pt":
+        if as_tensors:
             data = {name: torch.from_numpy(array) for name, array in data.items()}
         if return_findings:
             data["findings"] = findings
@@ -268,7 +269,10 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
             raise EcgJepaConfigError(
                 f"window_seconds={window!r} is no whole number of patches of {patch:g} s; {near:g} would be."
             )
-        return window, window if stride is None else _positive("stride_seconds", stride)
+        stride = window if stride is None else _positive("stride_seconds", stride)
+        if stride * self.sampling_rate < 1:
+            raise EcgJepaConfigError(f"stride_seconds={stride!r} is less than a sample at {self.sampling_rate} Hz.")
+        return window, stride
 
     def _checked_band(self, band: Sequence[float] | None) -> tuple[float, float] | None:
         if band is None:
@@ -283,10 +287,14 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """The options and what the Auto classes need: the content of preprocessor_config.json."""
-        return {**super().to_dict(), "auto_map": EXTRACTOR_AUTO_MAP}
+        return {**super().to_dict(), "auto_map": dict(EXTRACTOR_AUTO_MAP)}
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
-        """Write the options as JSON: the whole file, or the one that was there before."""
+        """Write the options as JSON; the file is replaced whole or, if that fails, left as it was.
+
+        Raises:
+            EcgJepaOutputError: the file cannot be written.
+        """
         path = Path(json_file_path)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
@@ -295,8 +303,9 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
-        finally:
+        except OSError as error:
             unfinished.unlink(missing_ok=True)
+            raise EcgJepaOutputError(f"Cannot write {path}: {error}. Choose a place that you may write to.") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in transformers, with the code beside it, so that the folder is self-contained.
@@ -305,12 +314,7 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
             EcgJepaOutputError: the folder cannot be made or written to.
         """
         save_code(save_directory)
-        try:
-            return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-        except OSError as error:
-            raise EcgJepaOutputError(
-                f"Cannot write {FEATURE_EXTRACTOR_NAME} to {save_directory!s}: {error}."
-            ) from error
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def get_feature_extractor_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -362,11 +366,6 @@ def _alike(pieces: Sequence[Piece]) -> list[list[int]]:
 def _samples(seconds: float, rate: float) -> int:
     """Samples that hold `seconds` whole; a rate like 499.9999 from a header still gives 5,000 for 10 s."""
     return math.ceil(seconds * rate - 1e-2)
-
-
-def _kind_of(signal: Any) -> str:
-    first = signal[0] if isinstance(signal, (list, tuple)) and signal else signal
-    return "pt" if isinstance(first, torch.Tensor) else "np"
 
 
 def _one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:

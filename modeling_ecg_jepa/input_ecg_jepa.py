@@ -96,12 +96,14 @@ def _as_array(signal: Any) -> np.ndarray:
 def _checked_array(array: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
     if array.dtype.kind not in "iuf":
         raise EcgJepaInputError(f"A signal has real numbers, not the type {array.dtype}. {_shapes()}")
+    if array.size == 0:
+        raise EcgJepaInputError(f"A signal of shape {array.shape} is empty. {_shapes()}")
     if array.ndim == 1:
         raise EcgJepaInputError(
             f"A signal of shape {array.shape} has no rows for leads; a single lead is signal[None, :] with its name, "
             'e.g. leads=["II"].'
         )
-    if array.ndim != 2 or 0 in array.shape:
+    if array.ndim != 2:
         raise EcgJepaInputError(f"A signal of shape {array.shape} is no record, which is (leads, samples). {_shapes()}")
     expected = len(STANDARD_12_LEADS) if names is None else len(names)
     if array.shape[0] != expected and array.shape[1] == expected:
@@ -176,12 +178,19 @@ def _standard_order(signal: np.ndarray, model_leads: Sequence[str]) -> tuple[str
     limbs = signal[:6].astype(np.float64)
     limbs = limbs[:, np.isfinite(limbs).all(axis=0)]
     broken = limb_finding(dict(zip(STANDARD_12_LEADS, limbs, strict=False))) if limbs.size else None
-    if broken or not limbs.size:
-        reason = broken.text if broken else "no sample is finite in all limb leads"
-        raise EcgJepaInputError(
-            f"12 rows without names are not the standard order {standard}: {reason}. Pass leads=[...], a name a row."
-        )
-    return STANDARD_12_LEADS
+    if limbs.size and not broken:
+        return STANDARD_12_LEADS
+    if not any(_varies(row) for row in signal):
+        return STANDARD_12_LEADS  # no names would make this a usable record, and that is what the user must hear
+    reason = broken.text if broken else "no sample is finite in all limb leads, so the order cannot be checked"
+    raise EcgJepaInputError(
+        f"12 rows without names are not the standard order {standard}: {reason}. Pass leads=[...], a name a row."
+    )
+
+
+def _varies(row: np.ndarray) -> bool:
+    values = row[np.isfinite(row)]
+    return bool(values.size and values.min() < values.max())
 
 
 def _shapes() -> str:

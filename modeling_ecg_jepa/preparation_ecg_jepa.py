@@ -144,7 +144,7 @@ def check_usable(group: Sequence[Piece], lead_mask: np.ndarray, model_leads: Seq
         if not lead_mask[rows].any():
             raise EcgJepaInputError(
                 f"{record.where}No usable lead: the record has {', '.join(record.leads)}, the model uses "
-                f"{', '.join(model_leads)}, and each of these is missing, constant or without a finite value."
+                f"{', '.join(model_leads)}, and each of these is missing, constant or all NaN."
             )
 
 

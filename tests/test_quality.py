@@ -111,7 +111,9 @@ def test_what_the_thresholds_separate_on_real_records(real_signals, capsys):
         print(f"  honest order, worst                  {honest[:, 0].max():<16.4f} {honest[:, 1].max():.4f}")
         print(f"  I and III exchanged, least           (blind)          {exchanged[:, 1].min():.4f}")
         print(f"  719 wrong orders, least of the larger ratio over its threshold: {wrong.min():.2f}")
-        print(f"median distance from the median: {sizes.min():.4f} to {sizes.max():.4f} mV, allowed {smallest} to {largest}")
+        print(
+            f"distance from the median: {sizes.min():.4f} to {sizes.max():.4f} mV, allowed {smallest} to {largest} mV"
+        )
     assert (honest <= [EINTHOVEN_THRESHOLD, GOLDBERGER_THRESHOLD]).all()
     assert (exchanged[:, 1] > GOLDBERGER_THRESHOLD).all()
     assert wrong.min() > 1

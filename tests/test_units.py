@@ -17,7 +17,7 @@ def test_spellings_of_units(spelling, unit):
 
 @pytest.mark.parametrize("unit", ["mmHg", "", None, 1000])
 def test_an_unknown_unit_is_refused_with_the_known_ones(unit):
-    with pytest.raises(EcgJepaInputError, match="Unknown unit .*mV, uV, V"):
+    with pytest.raises(EcgJepaInputError, match=r"Unknown unit .*mV, uV, V"):
         canonical_unit(unit)
 
 
