@@ -19,9 +19,9 @@ from transformers import AttentionInterface
 # Stands for -inf as the score of a key that may not be seen: finite, so that rows without any key stay finite too.
 HIDDEN_KEY = -1e30
 
-# The fused form works on as many records at a time as have about this many tokens: their scores stay in the cache, and
-# no temporary is large enough for the allocator to hand its pages back to the system after every layer.
-TOKENS_A_CHUNK = 800
+# The fused form works on so many scores at a time, of a few records or of a few heads of one: they stay in the cache,
+# and no temporary is so large that the allocator hands its pages back to the system after every layer.
+SCORES_A_CHUNK = 2**19
 
 
 class CrossPatternAttention(nn.Module):
@@ -51,10 +51,9 @@ class CrossPatternAttention(nn.Module):
             The attended tokens, (batch, leads * times, hidden), and the weights (batch, heads, tokens, tokens) from the
             eager implementation, None from the others. A token with nothing to attend to gets zeros.
         """
-        qkv = self.qkv(hidden_states).unflatten(-1, (3, -1, self.head_size))
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (batch, heads, tokens, head_size)
+        qkv = self.qkv(hidden_states).unflatten(-1, (3, -1, self.head_size))  # (batch, tokens, 3, heads, head_size)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_cropa)
-        attended, weights = attend(self, query, key, value, valid, scaling=self.scaling, grid=grid)
+        attended, weights = attend(qkv, valid, grid, self.scaling)
         return self.proj(attended.flatten(2)), weights
 
 
@@ -72,11 +71,19 @@ def _dense_mask(grid: tuple[int, int], valid: Tensor | None, device: torch.devic
     return pattern if valid is None else pattern & valid.flatten(1)[:, None, None, :]
 
 
-def eager_cropa(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, scaling: float, grid, **_
-) -> tuple[Tensor, Tensor]:
-    """Dense scores, masked softmax. query, key, value: (batch, heads, tokens, head_size)."""
-    mask = _dense_mask(grid, valid, query.device)
+# Each implementation takes queries, keys and values as the projection packs them, (batch, tokens, 3, heads, head_size),
+# so that the gradient goes back in one piece, and returns (batch, tokens, heads, head_size) and the weights or None.
+
+
+def _unpack(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each (batch, heads, tokens, head_size)."""
+    return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def eager_cropa(qkv: Tensor, valid: Tensor | None, grid: tuple[int, int], scaling: float) -> tuple[Tensor, Tensor]:
+    """Dense scores, masked softmax."""
+    query, key, value = _unpack(qkv)
+    mask = _dense_mask(grid, valid, qkv.device)
     scores = (query @ key.transpose(-1, -2)) * scaling
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
@@ -85,25 +92,21 @@ def eager_cropa(
     return (weights @ value).transpose(1, 2), weights
 
 
-def sdpa_cropa(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, scaling: float, grid, **_
-) -> tuple[Tensor, None]:
+def sdpa_cropa(qkv: Tensor, valid: Tensor | None, grid: tuple[int, int], scaling: float) -> tuple[Tensor, None]:
     """PyTorch's fused attention under the dense mask; without a mask where the pattern is full anyway."""
     full = valid is None and min(grid) == 1
-    mask = None if full else _dense_mask(grid, valid, query.device)
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    mask = None if full else _dense_mask(grid, valid, qkv.device)
+    attended = F.scaled_dot_product_attention(*_unpack(qkv), attn_mask=mask, scale=scaling)
     return attended.transpose(1, 2), None
 
 
-def factorised_cropa(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, scaling: float, grid, **_
-) -> tuple[Tensor, None]:
+def factorised_cropa(qkv: Tensor, valid: Tensor | None, grid: tuple[int, int], scaling: float) -> tuple[Tensor, None]:
     """Rows and columns of the grid apart, one softmax over both: L * T * (T + L) scores instead of (L * T)^2."""
     if min(grid) == 1:  # one lead or one time: every token sees every other, which PyTorch's own kernel does best
-        return sdpa_cropa(module, query, key, value, valid, scaling=scaling, grid=grid)
-    if query.device.type == "cpu" and query.dtype != torch.float16 and not torch.compiler.is_compiling():
-        return _FusedOnCpu.apply(query, key, value, valid, scaling, grid), None
-    return _factorised(query, key, value, valid, scaling, grid), None
+        return sdpa_cropa(qkv, valid, grid, scaling)
+    if qkv.device.type == "cpu" and qkv.dtype != torch.float16 and not torch.compiler.is_compiling():
+        return _FusedOnCpu.apply(qkv, valid, grid, scaling), None
+    return _factorised(qkv, valid, grid, scaling), None
 
 
 # An instance of our own: the registry behind it is global to a process, and a remote copy of this file must neither
@@ -116,38 +119,39 @@ ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "cropa")
 
 
 def _rows(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(batch, heads, leads * times, channels) -> (batch, leads, heads, times, channels)."""
-    return tokens.unflatten(2, grid).transpose(1, 2)
+    """(batch, leads * times, heads, channels) -> (batch, leads, heads, times, channels)."""
+    return tokens.unflatten(1, grid).transpose(2, 3)
 
 
 def _columns(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(batch, heads, leads * times, channels) -> (batch, times, heads, leads, channels)."""
-    return tokens.unflatten(2, grid).permute(0, 3, 1, 2, 4)
+    """(batch, leads * times, heads, channels) -> (batch, times, heads, leads, channels)."""
+    return tokens.unflatten(1, grid).permute(0, 2, 3, 1, 4)
 
 
-def _rows_to_grid(rows: Tensor) -> Tensor:
+def _from_rows(rows: Tensor) -> Tensor:
     """(batch, leads, heads, times, ...) -> (batch, leads, times, heads, ...)."""
     return rows.transpose(2, 3)
 
 
-def _columns_to_grid(columns: Tensor) -> Tensor:
+def _from_columns(columns: Tensor) -> Tensor:
     """(batch, times, heads, leads, ...) -> (batch, leads, times, heads, ...)."""
     return columns.movedim(3, 1)
 
 
-def _row_bias(valid: Tensor | None, dtype: torch.dtype) -> Tensor | float:
+def _row_bias(grid: tuple[int, int], valid: Tensor | None, like: Tensor) -> Tensor | None:
     """What to add to row scores: HIDDEN_KEY at invalid keys; (batch, leads, 1, 1, times)."""
     if valid is None:
-        return 0.0
-    return torch.zeros_like(valid, dtype=dtype).masked_fill_(~valid, HIDDEN_KEY)[:, :, None, None, :]
+        return None
+    return like.new_zeros(valid.shape).masked_fill_(~valid, HIDDEN_KEY)[:, :, None, None, :]
 
 
-def _column_bias(num_leads: int, valid: Tensor | None, like: Tensor) -> Tensor:
-    """What to add to column scores: HIDDEN_KEY on the diagonal (a token counts itself in its row) and at invalid keys."""
-    bias = like.new_zeros(num_leads, num_leads).fill_diagonal_(HIDDEN_KEY)
+def _column_bias(grid: tuple[int, int], valid: Tensor | None, like: Tensor) -> Tensor:
+    """What to add to column scores: HIDDEN_KEY at invalid keys and on the diagonal, as a token counts itself in its
+    row; (leads, leads) or (batch, times, 1, leads, leads)."""
+    bias = like.new_zeros(grid[0], grid[0]).fill_diagonal_(HIDDEN_KEY)
     if valid is None:
         return bias
-    return bias.masked_fill(~valid.transpose(1, 2)[:, :, None, None, :], HIDDEN_KEY)  # (batch, times, 1, leads, leads)
+    return bias.masked_fill(~valid.transpose(1, 2)[:, :, None, None, :], HIDDEN_KEY)
 
 
 def _has_key(valid: Tensor) -> Tensor:
@@ -155,20 +159,22 @@ def _has_key(valid: Tensor) -> Tensor:
     return valid.any(2, keepdim=True) | valid.any(1, keepdim=True)
 
 
-def _factorised(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, scaling: float, grid) -> Tensor:
-    """The factorised form in plain operations: any device, differentiable, traceable. (batch, tokens, heads, head_size)."""
+def _factorised(qkv: Tensor, valid: Tensor | None, grid: tuple[int, int], scaling: float) -> Tensor:
+    """The factorised form in plain operations: any device, differentiable, traceable."""
+    query, key, value = qkv.unbind(2)
     query = query * scaling
-    row_scores = _rows(query, grid) @ _rows(key, grid).transpose(-1, -2)
-    column_scores = _columns(query, grid) @ _columns(key, grid).transpose(-1, -2)
-    row_scores = row_scores.float() + _row_bias(valid, torch.float32)
-    column_scores = column_scores.float() + _column_bias(grid[0], valid, column_scores.float())
-    row_max = _rows_to_grid(row_scores.amax(-1, keepdim=True))
-    largest = torch.maximum(row_max, _columns_to_grid(column_scores.amax(-1, keepdim=True))).detach()
+    row_scores = (_rows(query, grid) @ _rows(key, grid).transpose(-1, -2)).float()
+    column_scores = (_columns(query, grid) @ _columns(key, grid).transpose(-1, -2)).float()
+    if valid is not None:
+        row_scores = row_scores + _row_bias(grid, valid, row_scores)
+    column_scores = column_scores + _column_bias(grid, valid, column_scores)
+    row_max, column_max = row_scores.amax(-1, keepdim=True), column_scores.amax(-1, keepdim=True)
+    largest = torch.maximum(_from_rows(row_max), _from_columns(column_max)).detach()
     row_weights = (row_scores - largest.transpose(2, 3)).exp()
     column_weights = (column_scores - largest.movedim(1, 3)).exp()
-    total = _rows_to_grid(row_weights.sum(-1, keepdim=True)) + _columns_to_grid(column_weights.sum(-1, keepdim=True))
-    attended = _rows_to_grid(row_weights.to(value.dtype) @ _rows(value, grid))
-    attended = attended + _columns_to_grid(column_weights.to(value.dtype) @ _columns(value, grid))
+    total = _from_rows(row_weights.sum(-1, keepdim=True)) + _from_columns(column_weights.sum(-1, keepdim=True))
+    attended = _from_rows(row_weights.to(value.dtype) @ _rows(value, grid))
+    attended = attended + _from_columns(column_weights.to(value.dtype) @ _columns(value, grid))
     attended = attended / total.to(value.dtype)
     if valid is not None:
         attended = attended * _has_key(valid)[..., None, None]
@@ -176,100 +182,107 @@ def _factorised(query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None,
 
 
 class _FusedOnCpu(torch.autograd.Function):
-    """The factorised form around PyTorch's CPU flash kernel, a few records at a time.
+    """The factorised form a few records at a time, with contiguous copies for the products and the rest in place.
 
-    The kernel attends along the rows and returns the logarithm of its denominator; the columns are small products; both
-    are joined under one denominator. The backward pass needs only that joint logarithm: given it and the joint output,
-    the kernel's own backward is exactly the rows' part of the gradient (P = exp(S - log denominator) holds either way).
+    Only the logarithm of each token's denominator is kept for the backward pass; the weights are computed again.
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, valid, scaling, grid):
-        attended = query.new_empty(query.shape[0], query.shape[2], query.shape[1], query.shape[3])
-        log_total = query.new_empty(attended.shape[:3], dtype=torch.float32)
-        for part in _chunks(query):
-            _attend(*(x[part] for x in (query, key, value)), _part(valid, part), scaling, grid, attended[part], log_total[part])
-        ctx.save_for_backward(query, key, value, valid, attended, log_total)
-        ctx.scaling, ctx.grid = scaling, grid
+    def forward(ctx, qkv, valid, grid, scaling):
+        batch, tokens, _, heads, head_size = qkv.shape
+        attended = qkv.new_empty(batch, tokens, heads, head_size)
+        log_total = qkv.new_empty(batch, tokens, heads, 1, dtype=torch.float32)
+        for records, heads in _chunks(qkv, grid):
+            inputs = qkv[records, :, :, heads], None if valid is None else valid[records]
+            _attend(*inputs, grid, scaling, attended[records, :, heads], log_total[records, :, heads])
+        ctx.save_for_backward(qkv, valid, attended, log_total)
+        ctx.grid, ctx.scaling = grid, scaling
         return attended
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_attended):
-        query, key, value, valid, attended, log_total = ctx.saved_tensors
-        # One block for the three gradients, laid out as the output of the qkv projection that they flow back into.
-        batch, heads, tokens, head_size = query.shape
-        grads = query.new_empty(batch, tokens, 3, heads, head_size).permute(2, 0, 3, 1, 4).unbind(0)
+        qkv, valid, attended, log_total = ctx.saved_tensors
         if valid is not None:
             grad_attended = grad_attended * _has_key(valid).flatten(1)[..., None, None]
-        for part in _chunks(query):
-            inputs = (x[part] for x in (query, key, value))
-            outputs = (x[part] for x in (grad_attended, attended, log_total))
-            _attend_backward(*inputs, _part(valid, part), ctx.scaling, ctx.grid, *outputs, [grad[part] for grad in grads])
-        return *grads, None, None, None
+        grad_qkv = torch.empty_like(qkv)
+        for records, heads in _chunks(qkv, ctx.grid):
+            inputs = qkv[records, :, :, heads], None if valid is None else valid[records]
+            outputs = (x[records, :, heads] for x in (grad_attended, attended, log_total))
+            _attend_backward(*inputs, ctx.grid, ctx.scaling, *outputs, grad_qkv[records, :, :, heads])
+        return grad_qkv, None, None, None
 
 
-def _chunks(query: Tensor) -> list[slice]:
-    records = max(1, TOKENS_A_CHUNK // query.shape[2])
-    return [slice(start, start + records) for start in range(0, query.shape[0], records)]
+def _chunks(qkv: Tensor, grid: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """Slices of records and heads with about SCORES_A_CHUNK scores each."""
+    batch, tokens, _, heads, _ = qkv.shape
+    scores_a_head = tokens * sum(grid)
+    heads_a_chunk = min(heads, max(1, SCORES_A_CHUNK // scores_a_head))
+    records_a_chunk = max(1, SCORES_A_CHUNK // (scores_a_head * heads))
+    return [
+        (slice(record, record + records_a_chunk), slice(head, head + heads_a_chunk))
+        for record in range(0, batch, records_a_chunk)
+        for head in range(0, heads, heads_a_chunk)
+    ]
 
 
-def _part(valid: Tensor | None, part: slice) -> Tensor | None:
-    return None if valid is None else valid[part]
-
-
-def _flash_rows(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(batch, heads, leads * times, channels) -> (batch * leads, heads, times, channels), without a copy."""
-    return _rows(tokens, grid).flatten(0, 1)
-
-
-def _flash_bias(valid: Tensor | None, query: Tensor) -> Tensor | None:
-    return None if valid is None else _row_bias(valid, query.dtype).flatten(0, 1)  # (batch * leads, 1, 1, times)
-
-
-def _attend(query, key, value, valid, scaling, grid, attended, log_total) -> None:
-    """Write a chunk's attention into `attended` (batch, tokens, heads, head_size) and `log_total` (... heads)."""
-    rows, rows_log_total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        *(_flash_rows(x, grid) for x in (query, key, value)), attn_mask=_flash_bias(valid, query), scale=scaling
-    )
-    rows_log_total = rows_log_total.unflatten(0, (-1, grid[0])).transpose(1, 3)  # (batch, times, heads, leads)
-    scores = (_columns(query, grid) @ _columns(key, grid).transpose(-1, -2)).float().mul_(scaling)
-    scores.add_(_column_bias(grid[0], valid, scores))
-    joint = torch.logaddexp(scores.logsumexp(-1), rows_log_total)
-    columns = scores.sub_(joint[..., None]).exp_().to(value.dtype) @ _columns(value, grid)
-    share = _columns_to_grid((rows_log_total - joint).exp_().to(value.dtype))[..., None]
+def _attend(qkv, valid, grid, scaling, attended, log_total) -> None:
+    """Write a chunk's attention into `attended` (batch, tokens, heads, head_size) and `log_total` (... heads, 1)."""
+    parts = []
+    for axis, bias, back in ((_rows, _row_bias, _from_rows), (_columns, _column_bias, _from_columns)):
+        query, key, value = _packed(qkv, axis, grid)
+        scores = _scores(query, key, bias(grid, valid, query), scaling)
+        largest = scores.amax(-1, keepdim=True)
+        weights = scores.sub_(largest).exp_()
+        parts.append([back(x) for x in (_multiply(weights.to(value.dtype), value), largest, weights.sum(-1, True))])
+    (rows, row_largest, row_total), (columns, column_largest, column_total) = parts
+    largest = torch.maximum(row_largest, column_largest)
+    row_share, column_share = (row_largest - largest).exp_(), (column_largest - largest).exp_()
+    total = (row_total * row_share).addcmul_(column_total, column_share)
+    log_total.unflatten(1, grid).copy_(total.log().add_(largest))
     if valid is not None:
-        has_key = _has_key(valid)[..., None, None]
-        share, columns = share * has_key, columns * has_key.movedim(1, 3)
-    attended = attended.unflatten(1, grid)
-    torch.mul(_rows_to_grid(rows.unflatten(0, (-1, grid[0]))), share, out=attended)
-    attended.add_(_columns_to_grid(columns))
-    log_total.unflatten(1, grid).copy_(_columns_to_grid(joint))
+        total.masked_fill_(~_has_key(valid)[..., None, None], torch.inf)
+    row_share, column_share = row_share.div_(total).to(rows.dtype), column_share.div_(total).to(rows.dtype)
+    torch.addcmul(columns * column_share, rows, row_share, out=attended.unflatten(1, grid))
 
 
-def _attend_backward(query, key, value, valid, scaling, grid, grad_attended, attended, log_total, grads) -> None:
-    """Write a chunk's gradients into `grads`, each (batch, heads, tokens, head_size)."""
-    by_head = [x.transpose(1, 2) for x in (grad_attended, attended)]  # (batch, heads, tokens, head_size)
-    log_total = log_total.transpose(1, 2)[..., None]
-    row_grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        _flash_rows(by_head[0], grid),
-        *(_flash_rows(x, grid) for x in (query, key, value, by_head[1])),
-        _flash_rows(log_total, grid).squeeze(-1).contiguous(),
-        0.0,
-        False,
-        attn_mask=_flash_bias(valid, query),
-        scale=scaling,
-    )
-    query, key, value, grad = (_columns(x, grid).contiguous() for x in (query, key, value, by_head[0]))
-    correction = _columns((by_head[0] * by_head[1]).sum(-1, keepdim=True, dtype=torch.float32), grid)
-    weights = (query @ key.transpose(-1, -2)).float().mul_(scaling)
-    weights.add_(_column_bias(grid[0], valid, weights)).sub_(_columns(log_total, grid)).exp_()
-    grad_scores = (grad @ value.transpose(-1, -2)).float().sub_(correction).mul_(weights).mul_(scaling).to(query.dtype)
-    column_grads = (
-        grad_scores @ key,
-        grad_scores.transpose(-1, -2) @ query,
-        weights.to(grad.dtype).transpose(-1, -2) @ grad,
-    )
-    for total, rows, columns in zip(grads, row_grads, column_grads, strict=True):
-        rows = rows.unflatten(0, (-1, grid[0])).transpose(1, 2)  # (batch, heads, leads, times, head_size)
-        torch.add(rows, columns.permute(0, 2, 3, 1, 4), out=total.unflatten(2, grid))
+def _attend_backward(qkv, valid, grid, scaling, grad_attended, attended, log_total, grad_qkv) -> None:
+    """Write a chunk's gradient into `grad_qkv` (batch, tokens, 3, heads, head_size)."""
+    correction = (grad_attended * attended).sum(-1, keepdim=True, dtype=torch.float32)
+    parts = []
+    for axis, bias, back in ((_rows, _row_bias, _from_rows), (_columns, _column_bias, _from_columns)):
+        query, key, value = packed = _packed(qkv, axis, grid)
+        grad = axis(grad_attended, grid).contiguous()
+        weights = _scores(query, key, bias(grid, valid, query), scaling).sub_(axis(log_total, grid)).exp_()
+        grad_scores = _multiply(grad, value.transpose(-1, -2)).float()
+        grad_scores = grad_scores.sub_(axis(correction, grid)).mul_(weights).mul_(scaling).to(query.dtype)
+        grads = torch.empty_like(packed)
+        _multiply(grad_scores, key, out=grads[0])
+        _multiply(grad_scores.transpose(-1, -2), query, out=grads[1])
+        _multiply(weights.to(grad.dtype).transpose(-1, -2), grad, out=grads[2])
+        parts.append([back(x) for x in grads])
+    for total, rows, columns in zip(grad_qkv.unbind(2), *parts, strict=True):
+        torch.add(rows, columns, out=total.unflatten(1, grid))
+
+
+def _packed(qkv: Tensor, axis, grid: tuple[int, int]) -> Tensor:
+    """Queries, keys and values along an axis of the grid, contiguous: (3, batch, places, heads, keys, head_size)."""
+    return axis(qkv.flatten(2, 3), grid).unflatten(2, (3, -1)).movedim(2, 0).contiguous()
+
+
+def _scores(query: Tensor, key: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
+    """Scaled and biased products of queries and keys, (..., keys, keys) float32."""
+    shape = (*query.shape[:-1], key.shape[-2])
+    if bias is None:
+        start, beta = query.new_empty(1, 1, 1), 0
+    else:
+        start, beta = bias.expand(shape).flatten(0, -3), 1
+    query, key = query.flatten(0, -3), key.flatten(0, -3)
+    return torch.baddbmm(start, query, key.transpose(1, 2), beta=beta, alpha=scaling).float().view(shape)
+
+
+def _multiply(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Batched matrix product over the last two dimensions; the others must be contiguous."""
+    shape = (*left.shape[:-1], right.shape[-1])
+    out = None if out is None else out.flatten(0, -3)
+    return torch.bmm(left.flatten(0, -3), right.flatten(0, -3), out=out).view(shape)

