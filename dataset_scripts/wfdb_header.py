@@ -242,7 +242,8 @@ def _parse_start(text: str | None, findings: list[str]) -> datetime | None:
     day, month, year = dates[0].groups()
     try:
         number = int(month) if month.isdigit() else _MONTHS.index(month.lower()) + 1
-        return datetime(int(year), number, int(day), *map(int, times[0].groups()))
+        hour, minute, second = map(int, times[0].groups())
+        return datetime(int(year), number, int(day), hour, minute, second)
     except ValueError:
         findings.append(f"start of the recording not understood: {text!r}")
         return None
