@@ -2,11 +2,13 @@
 
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
 )
 
+from .collator_ecg_jepa import EcgJepaDataCollator
 from .configuration_ecg_jepa import EcgJepaConfig
 from .errors_ecg_jepa import (
     EcgJepaCheckpointError,
@@ -16,6 +18,7 @@ from .errors_ecg_jepa import (
     EcgJepaOutputError,
     EcgJepaRecordError,
 )
+from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
 from .masking_ecg_jepa import sample_time_mask
 from .modeling_ecg_jepa import (
     EcgJepaForMultiLabelClassification,
@@ -27,6 +30,7 @@ from .modeling_ecg_jepa import (
 __version__ = "0.1.0"
 
 AutoConfig.register("ecg_jepa", EcgJepaConfig, exist_ok=True)
+AutoFeatureExtractor.register(EcgJepaConfig, EcgJepaFeatureExtractor, exist_ok=True)
 AutoModel.register(EcgJepaConfig, EcgJepaModel, exist_ok=True)
 AutoModelForPreTraining.register(EcgJepaConfig, EcgJepaForPreTraining, exist_ok=True)
 AutoModelForSequenceClassification.register(EcgJepaConfig, EcgJepaForMultiLabelClassification, exist_ok=True)
@@ -35,7 +39,9 @@ __all__ = [
     "EcgJepaCheckpointError",
     "EcgJepaConfig",
     "EcgJepaConfigError",
+    "EcgJepaDataCollator",
     "EcgJepaError",
+    "EcgJepaFeatureExtractor",
     "EcgJepaForMultiLabelClassification",
     "EcgJepaForPreTraining",
     "EcgJepaForRegression",
