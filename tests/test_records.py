@@ -41,13 +41,6 @@ def copy_of(record: Path, folder: Path) -> Path:
     return folder / record.name
 
 
-def edit(header: Path, old: str, new: str) -> Path:
-    text = header.read_text()
-    assert old in text
-    header.write_text(text.replace(old, new, 1))
-    return header
-
-
 def failure(path: Path) -> EcgJepaRecordError:
     with pytest.raises(EcgJepaRecordError) as caught:
         read_record(path)
@@ -526,7 +519,7 @@ def test_whatever_the_files_hold_the_answer_is_a_record_or_our_error(tmp_path):
                     baseline=[0] * 3, comments=["Age: 60", "Dx: a, b, c, d"], write_dir=str(tmp_path))  # fmt: skip
         bases.append(((tmp_path / "x.hea").read_text(), (tmp_path / "x.dat").read_bytes()))
     answers = Counter()
-    for _ in range(600):
+    for _ in range(400):
         header, signal = rng.choice(bases)
         if rng.random() < 0.8:
             header = mutated(header, rng)
@@ -543,4 +536,4 @@ def test_whatever_the_files_hold_the_answer_is_a_record_or_our_error(tmp_path):
         answers["read"] += 1
         assert isinstance(record, EcgRecord) and record.signal.dtype == np.float32
         assert record.signal.shape[0] == len(record.lead_names) > 0 and not np.isinf(record.signal).any()
-    assert answers["read"] > 100 and len(answers) > 10, answers
+    assert answers["read"] > 80 and len(answers) > 10, answers
