@@ -1,7 +1,7 @@
 """Cross-Pattern Attention (CroPA, arXiv 2410.08559): a patch attends within its lead and within its time step.
 
-Tokens lie on a (lead, time) grid in lead-major order. Token (l, t) attends to the T tokens of lead l and to the L tokens
-of time t, itself counted once: T + L - 1 keys under one softmax. Three implementations compute the same numbers:
+Tokens lie on a (lead, time) grid in lead-major order. Token (l, t) attends to the T tokens of lead l and to the L
+tokens of time t, itself counted once: T + L - 1 keys under one softmax. Three implementations compute the same numbers:
 
 - `eager`: the dense mask and the full matrix of weights; the only one that returns the weights.
 - `sdpa`: PyTorch's scaled_dot_product_attention under the dense boolean mask.
@@ -77,7 +77,8 @@ def _dense_mask(grid: tuple[int, int], valid: Tensor | None, device: torch.devic
 
 def _unpack(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each (batch, heads, tokens, head_size)."""
-    return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return query, key, value
 
 
 def eager_cropa(qkv: Tensor, valid: Tensor | None, grid: tuple[int, int], scaling: float) -> tuple[Tensor, Tensor]:
@@ -165,8 +166,9 @@ def _factorised(qkv: Tensor, valid: Tensor | None, grid: tuple[int, int], scalin
     query = query * scaling
     row_scores = (_rows(query, grid) @ _rows(key, grid).transpose(-1, -2)).float()
     column_scores = (_columns(query, grid) @ _columns(key, grid).transpose(-1, -2)).float()
-    if valid is not None:
-        row_scores = row_scores + _row_bias(grid, valid, row_scores)
+    row_bias = _row_bias(grid, valid, row_scores)
+    if row_bias is not None:
+        row_scores = row_scores + row_bias
     column_scores = column_scores + _column_bias(grid, valid, column_scores)
     row_max, column_max = row_scores.amax(-1, keepdim=True), column_scores.amax(-1, keepdim=True)
     largest = torch.maximum(_from_rows(row_max), _from_columns(column_max)).detach()
@@ -208,8 +210,8 @@ class _FusedOnCpu(torch.autograd.Function):
         grad_qkv = torch.empty_like(qkv)
         for records, heads in _chunks(qkv, ctx.grid):
             inputs = qkv[records, :, :, heads], None if valid is None else valid[records]
-            outputs = (x[records, :, heads] for x in (grad_attended, attended, log_total))
-            _attend_backward(*inputs, ctx.grid, ctx.scaling, *outputs, grad_qkv[records, :, :, heads])
+            grad, output, logs = (x[records, :, heads] for x in (grad_attended, attended, log_total))
+            _attend_backward(*inputs, ctx.grid, ctx.scaling, grad, output, logs, grad_qkv[records, :, :, heads])
         return grad_qkv, None, None, None
 
 

@@ -1,6 +1,7 @@
 """Time masks of pretraining (arXiv 2410.08559): which patches of a record are hidden, the same in all leads."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -40,25 +41,26 @@ def sample_time_mask(
     return mask
 
 
-def _uniform(low: float, high: float, generator: torch.Generator | None) -> float:
+def _uniform(ratio: Sequence[float], generator: torch.Generator | None) -> float:
+    low, high = ratio
     return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
 
 
-def _random_mask(num_patches: int, ratio: list[float], generator: torch.Generator | None) -> Tensor:
+def _random_mask(num_patches: int, ratio: Sequence[float], generator: torch.Generator | None) -> Tensor:
     """Hide a share of the patches, drawn uniformly within `ratio` and rounded down."""
-    hidden = math.floor(num_patches * _uniform(*ratio, generator))
+    hidden = math.floor(num_patches * _uniform(ratio, generator))
     mask = torch.zeros(num_patches, dtype=torch.bool)
     mask[torch.randperm(num_patches, generator=generator)[:hidden]] = True
     return mask
 
 
 def _multi_block_mask(
-    num_patches: int, num_blocks: int, block_ratio: list[float], last_patch: bool, generator: torch.Generator | None
+    num_patches: int, num_blocks: int, block_ratio: Sequence[float], last_patch: bool, generator: torch.Generator | None
 ) -> Tensor:
     """Hide the union of blocks whose lengths are shares drawn within `block_ratio`; blocks may overlap."""
     mask = torch.zeros(num_patches, dtype=torch.bool)
     for _ in range(num_blocks):
-        length = math.floor(num_patches * _uniform(*block_ratio, generator))
+        length = math.floor(num_patches * _uniform(block_ratio, generator))
         # The authors draw starts below num_patches - length, so their blocks never reach the last patch.
         starts = num_patches - length + (1 if last_patch else 0)
         start = int(torch.randint(starts, (), generator=generator))
