@@ -1,0 +1,163 @@
+"""What pretraining sees: records, synthetic or of WFDB folders, through the one extractor, all checked at the start."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from dataset_scripts.records import find_records, read_record
+from dataset_scripts.synthetic import SyntheticTruth, synthesize_record
+from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaFeatureExtractor
+
+Row = dict[str, np.ndarray]
+"""One record as the extractor gives it: `input_values` (leads, samples), `lead_mask` (leads,), `attention_mask`
+(patches,)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A record left out: where it is, a few words by which it is counted, and the whole message."""
+
+    place: str
+    reason: str
+    message: str
+
+
+class SyntheticRecords(Dataset):
+    """Records first .. first + count - 1 of the synthetic corpus `seed`, made when asked for, the same every time."""
+
+    def __init__(self, extractor: EcgJepaFeatureExtractor, seed: int, count: int, first: int = 0):
+        self.extractor, self.seed, self.count, self.first = extractor, seed, count, first
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: int) -> Row:
+        return self.with_truth(place)[0]
+
+    def with_truth(self, place: int) -> tuple[Row, SyntheticTruth]:
+        """A record and what it was made with."""
+        record, truth = synthesize_record(self.seed, self.first + place)
+        return extract(self.extractor, record), truth
+
+    def name(self, place: int) -> str:
+        return f"synthetic-{self.seed}-{self.first + place}"
+
+
+class WfdbRecords(Dataset):
+    """The WFDB records under some folders, read when asked for; of each the first 10 s."""
+
+    def __init__(self, extractor: EcgJepaFeatureExtractor, folders: Sequence[str | Path]):
+        self.extractor = extractor
+        self.paths = [path for folder in folders for path in find_records(folder)]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: int) -> Row:
+        return extract(self.extractor, read_record(self.paths[place]))
+
+    def name(self, place: int) -> str:
+        return str(self.paths[place])
+
+
+def extract(extractor: EcgJepaFeatureExtractor, record) -> Row:
+    """An `EcgRecord` as the model expects it."""
+    features = extractor(
+        record.signal, sampling_rate=record.sampling_rate, leads=list(record.lead_names), return_tensors="np"
+    )
+    return {name: array[0] for name, array in features.items()}
+
+
+class MemoryRecords(Dataset):
+    """Rows that are held in memory."""
+
+    def __init__(self, rows: list[Row]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Row:
+        return self.rows[place]
+
+
+# Before the start: every record once ----------------------------------------------------------------------------------
+
+
+class _Checked(Dataset):
+    """The rows of another dataset, or why there is none."""
+
+    def __init__(self, source: Dataset):
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, place: int) -> Row | Skipped:
+        try:
+            return self.source[place]
+        except EcgJepaError as error:
+            reason = getattr(error, "reason", "outside the input contract")
+            return Skipped(self.source.name(place), reason, str(error))
+
+
+def prepare(
+    source: Dataset, *, memory_gb: float, num_workers: int = 0, title: str = "records", quiet: bool = False
+) -> tuple[Dataset, list[Skipped]]:
+    """Read every record once: those that can be used, in memory if they fit into `memory_gb`, and those left out.
+
+    So that training meets only records that it can read, their number is known, and their order depends on the seed
+    alone. What does not fit is read again, by the loader's processes, in every epoch.
+
+    Raises:
+        EcgJepaConfigError: no record can be used.
+    """
+    rows: list[Row] = []
+    usable, skipped, budget = [], [], memory_gb * 1e9
+    for place, row in enumerate(tqdm(_walk(source, num_workers), total=len(source), desc=title, disable=quiet)):
+        if isinstance(row, Skipped):
+            skipped.append(row)
+            continue
+        usable.append(place)
+        budget -= sum(array.nbytes for array in row.values())
+        if budget >= 0:
+            rows.append(row)
+        else:
+            rows.clear()
+    if not usable:
+        raise EcgJepaConfigError(f"None of {len(source):,} records can be used.\n" + "\n".join(list_skipped(skipped)))
+    return (MemoryRecords(rows) if budget >= 0 else Subset(source, usable)), skipped
+
+
+def _walk(source: Dataset, num_workers: int) -> Iterator[Row | Skipped]:
+    return iter(DataLoader(_Checked(source), batch_size=None, collate_fn=_as_it_is, num_workers=num_workers))
+
+
+def _as_it_is(row: Any) -> Any:
+    return row
+
+
+def list_skipped(skipped: Sequence[Skipped], most: int = 10) -> list[str]:
+    """Lines for a person: the count of each reason, then the first `most` records with their messages."""
+    reasons = collections.Counter(record.reason for record in skipped).most_common()
+    lines = [f"{count:6,} x {reason}" for reason, count in reasons]
+    lines += [f"  {record.place}: {record.message}" for record in skipped[:most]]
+    return lines + ([f"  ... and {len(skipped) - most:,} more"] if len(skipped) > most else [])
+
+
+# During training ------------------------------------------------------------------------------------------------------
+
+
+def batches(loader: DataLoader) -> Iterator[dict]:
+    """Batches without end, every epoch in another order."""
+    epoch = 0
+    while True:
+        loader.set_epoch(epoch)
+        yield from loader
+        epoch += 1

@@ -1,0 +1,238 @@
+"""The options of pretraining: one flat dataclass, filled from a YAML recipe and then from the command line."""
+
+import argparse
+import dataclasses
+import difflib
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+
+import yaml
+
+from modeling_ecg_jepa import EcgJepaConfig, EcgJepaConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainOptions:
+    """Everything that a run is told: type, section of `--help` and meaning of each option, and what holds where
+    neither recipe nor command line says anything. An option of the model left at None takes the preset's value.
+
+    Raises:
+        EcgJepaConfigError: a value that describes no run.
+    """
+
+    output_dir: Annotated[str, "run", "folder for the model, the log and the summary"] = "runs/pretrain"
+    overwrite: Annotated[bool, "run", "replace the run that is in the output folder"] = False
+    seed: Annotated[int, "run", "initial weights, order of records, masks, synthetic data: all follow from it"] = 0
+    max_steps: Annotated[int, "run", "optimizer steps"] = 1000
+    logging_steps: Annotated[int, "run", "steps from one log line to the next"] = 50
+    cpu_threads: Annotated[int | None, "run", "on a CPU: threads a process; all cores, shared, if not given"] = None
+
+    data_dir: Annotated[list[str] | None, "data", "folders searched for WFDB records; synthetic if not given"] = None
+    num_records: Annotated[int, "data", "synthetic records to generate"] = 1000
+    batch_size: Annotated[int, "data", "records a process and batch"] = 64
+    num_workers: Annotated[int, "data", "processes that read or generate records; 0: the training process"] = 0
+    memory_gb: Annotated[float, "data", "up to this size records are kept in memory, not read every epoch"] = 4.0
+
+    preset: Annotated[str, "model", "sizes: tiny, small or base (the paper's)"] = "base"
+    leads: Annotated[list[str] | None, "model", "leads of the grid; I, II, V1-V6 if not given"] = None
+    drop_path_rate: Annotated[float | None, "model", "stochastic depth of the last block; 0.1"] = None
+    mask_type: Annotated[str | None, "model", "how times are hidden: multi_block or random; multi_block"] = None
+    mask_ratio: Annotated[list[float] | None, "model", "random masks: range of the hidden share; 0.6 0.7"] = None
+    mask_num_blocks: Annotated[int | None, "model", "multi-block masks: number of blocks; 4"] = None
+    mask_block_ratio: Annotated[list[float] | None, "model", "multi-block masks: a block's share; 0.175 0.225"] = None
+    mask_last_patch: Annotated[bool | None, "model", "multi-block masks: may hide the last patch; true"] = None
+    patch_initializer_range: Annotated[
+        float | None,
+        "model",
+        "lever against collapse on small data: spread of the patch embedding's first weights; 0.02",
+    ] = None
+    position_scale: Annotated[float | None, "model", "lever: factor on the positions; 1"] = None
+    target_centering: Annotated[
+        bool | None, "model", "lever: predict what differs from the mean target at the same lead and time; false"
+    ] = None
+
+    learning_rate: Annotated[float, "optimisation", "AdamW's highest, at the end of the warm-up"] = 5.5e-5
+    min_learning_rate: Annotated[float, "optimisation", "where the warm-up starts and the cosine ends"] = 1e-6
+    warmup_steps: Annotated[int, "optimisation", "steps of linear warm-up"] = 0
+    weight_decay: Annotated[float, "optimisation", "of weights; biases and norms are not decayed"] = 0.05
+    momentum_start: Annotated[float, "optimisation", "share of the old teacher kept at the first update"] = 0.996
+    momentum_end: Annotated[float, "optimisation", "the same at the last update; linear between"] = 1.0
+    gradient_accumulation_steps: Annotated[int, "optimisation", "batches a step, where one would not fit"] = 1
+
+    min_content_share: Annotated[
+        float, "watching", "floor of the content share; below it targets are positions, not ECGs, and the run says so"
+    ] = 0.0
+    probe_records: Annotated[
+        int, "watching", "held-out synthetic records of the final heart-rate probe, half to fit, half to test; 0: none"
+    ] = 400
+
+    def __post_init__(self):
+        at_least = {"max_steps": 1, "logging_steps": 1, "num_records": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
+        at_least |= {"warmup_steps": 0, "weight_decay": 0, "memory_gb": 0, "gradient_accumulation_steps": 1}
+        at_least |= {"min_learning_rate": 0, "momentum_start": 0, "momentum_end": 0, "probe_records": 0}
+        for name, least in at_least.items():
+            _require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
+        for name in ("momentum_start", "momentum_end", "min_content_share"):
+            _require(getattr(self, name) <= 1, name, getattr(self, name), "must be at most 1")
+        lowest, threads, probe = self.min_learning_rate, self.cpu_threads, self.probe_records
+        _require(
+            self.learning_rate >= lowest, "learning_rate", self.learning_rate, f"is below min_learning_rate={lowest}"
+        )
+        _require(self.warmup_steps < self.max_steps, "warmup_steps", self.warmup_steps, "must be below max_steps")
+        _require(threads is None or threads >= 1, "cpu_threads", threads, "must be at least 1")
+        _require(probe == 0 or probe >= 20, "probe_records", probe, "must be 0, or at least 20: intervals need records")
+
+    def model_config(self) -> EcgJepaConfig:
+        """The preset with the model's options that were given.
+
+        Raises:
+            EcgJepaConfigError: values that describe no model.
+        """
+        names = [name for name, (section, _) in _MEANINGS.items() if section == "model" and name != "preset"]
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return EcgJepaConfig.from_preset(self.preset, **given)
+
+
+_TYPES = get_type_hints(PretrainOptions)
+_MEANINGS = {
+    name: get_args(annotation)[1:] for name, annotation in get_type_hints(PretrainOptions, include_extras=True).items()
+}
+
+
+def read_options(arguments: Sequence[str]) -> PretrainOptions:
+    """Options from a command line; `--config FILE.yaml` is read first, the other options override it.
+
+    Raises:
+        EcgJepaConfigError: an unknown option (the nearest known one is named), a wrong type, an unreadable recipe.
+        SystemExit: after `--help`.
+    """
+    given, unknown = _parser().parse_known_args([_with_underscores(text) for text in arguments])
+    if unknown:
+        raise EcgJepaConfigError(f"There is no option {unknown[0]!r}.{_nearest(unknown[0])}")
+    values = vars(given)
+    recipe = values.pop("config", None)
+    return PretrainOptions(**{**(read_recipe(recipe) if recipe else {}), **values})
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """The options in a YAML file.
+
+    Raises:
+        EcgJepaConfigError: no such file, no mapping, an unknown key, a wrong type.
+    """
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        there = ", ".join(sorted(file.name for file in Path(path).parent.glob("*.yaml"))) or "none"
+        raise EcgJepaConfigError(f"Cannot read the recipe {path}: {error.strerror}. In its folder: {there}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EcgJepaConfigError(f"The recipe {path} is no YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise EcgJepaConfigError(f"The recipe {path} must be lines of `option: value`.")
+    values = {}
+    for name, value in recipe.items():
+        if name not in _TYPES:
+            raise EcgJepaConfigError(f"{path}: there is no option {name!r}.{_nearest(str(name))}")
+        try:
+            values[name] = _as_kind(value, _TYPES[name])
+        except (TypeError, ValueError) as error:
+            raise EcgJepaConfigError(f"{path}: {name}: {value!r} is not {_in_words(_TYPES[name])}.") from error
+    return values
+
+
+# Values, of YAML and of the command line, checked against the types above ---------------------------------------------
+
+
+def _as_kind(value: Any, kind: Any) -> Any:
+    """`value` if it is of `kind`; YAML leaves 1e-3, a number without a dot, as text.
+
+    Raises:
+        TypeError, ValueError: it is of another kind.
+    """
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _as_kind(value, get_args(kind)[0])
+    if get_origin(kind) is list:
+        return [_as_kind(item, *get_args(kind)) for item in (value if isinstance(value, list) else [value])]
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _from_text(kind: Any) -> Any:
+    """What makes a value of `kind` of a word on the command line."""
+
+    def convert(text: str) -> Any:
+        if kind is str:
+            return text
+        try:
+            return _as_kind(yaml.safe_load(text), kind)
+        except (TypeError, ValueError, yaml.YAMLError) as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {_in_words(kind)}") from error
+
+    return convert
+
+
+def _in_words(kind: Any) -> str:
+    if isinstance(kind, types.UnionType):
+        return f"{_in_words(get_args(kind)[0])} or null"
+    if get_origin(kind) is list:
+        return {str: "a list of words", float: "a list of numbers"}[get_args(kind)[0]]
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+# The command line -----------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise EcgJepaConfigError(f"{message[0].upper()}{message[1:]}. --help explains every option.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="accelerate launch -m train.pretrain",
+        description="Pretrain ECG-JEPA (arXiv 2410.08559) and leave a folder that AutoModel loads.",
+        usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
+        epilog="Options may be spelt with dashes or underscores. Example: accelerate launch -m train.pretrain "
+        "--config train/recipes/quickstart.yaml --data_dir RECORDS --output_dir runs/mine",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML recipe; its keys are the options below")
+    sections = {section: parser.add_argument_group(section) for section, _ in _MEANINGS.values()}
+    for field in dataclasses.fields(PretrainOptions):
+        section, meaning = _MEANINGS[field.name]
+        default = "" if field.default is None else f" (default: {str(field.default).replace('False', 'false')})"
+        sections[section].add_argument(f"--{field.name}", help=meaning + default, **_argument(_TYPES[field.name]))
+    return parser
+
+
+def _argument(kind: Any) -> dict[str, Any]:
+    kind = get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
+    if kind is bool:
+        return {"type": _from_text(bool), "nargs": "?", "const": True, "metavar": "true|false"}
+    if get_origin(kind) is list:
+        return {"type": _from_text(get_args(kind)[0]), "nargs": "+", "metavar": "VALUE"}
+    return {"type": _from_text(kind), "metavar": "VALUE"}
+
+
+def _with_underscores(text: str) -> str:
+    if not text.startswith("--"):
+        return text
+    name, equals, value = text[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _nearest(name: str) -> str:
+    name = name.lstrip("-").split("=")[0]
+    near = difflib.get_close_matches(name, [*_TYPES, "config"], n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else " --help lists all options."
+
+
+def _require(holds: bool, name: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise EcgJepaConfigError(f"{name}={value!r} {rule}.")

@@ -1,0 +1,82 @@
+"""What a run says at its end, in words, from the summary that `training_state.json` keeps."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoFeatureExtractor, AutoModel
+
+from dataset_scripts.records import read_record
+
+from .checkpoints import LOG, PRETRAINING, STATE
+from .data import Skipped, list_skipped
+
+#: A real recording that comes with the repository, embedded at the end of every run.
+EXAMPLE_RECORD = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "records" / "ptb-xl" / "00001_hr"
+
+COLLAPSE_WARNING = """\
+WARNING: the targets say where a patch is rather than what it holds (collapse onto positions). The loss looks good
+and means nothing. On small data use the levers: --patch_initializer_range 0.4 --position_scale 0.2
+--target_centering true."""
+
+
+def report(folder: Path, state: dict[str, Any]) -> None:
+    """Print content share, probe, records left out, the embedding of a real record, and where everything is."""
+    parts = [describe_content(state["content_share"])]
+    if state["heart_rate_probe"]:
+        parts.append(describe_probe(state["heart_rate_probe"], state["options"]["probe_records"] // 2))
+    if state["records_left_out"]:
+        skipped = [Skipped(**record) for record in state["records_left_out"]]
+        parts.append("\n".join([f"{len(skipped):,} records were left out:", *list_skipped(skipped)]))
+    parts += [describe_embedding(folder), describe_folder(folder)]
+    print("", *parts, sep="\n\n")
+
+
+def describe_content(share: dict[str, Any]) -> str:
+    text = (
+        f"Content share (the part of the targets that differs between records): {share['at_start']:.3f} at the start, "
+        f"{share['at_end']:.3f} at the end, never below {share['lowest']:.3f}; "
+        f"floor {share['floor']:g} {'held' if share['held'] else 'NOT HELD'}."
+    )
+    return text if share["held"] else f"{text}\n{COLLAPSE_WARNING}"
+
+
+def describe_probe(probe: dict[str, Any], tested: int) -> str:
+    def interval(name: str) -> str:
+        return "{value:.2f} ({low:.2f} to {high:.2f})".format(**probe[name])
+
+    verdict = "beats" if probe["beats_random"] else "DOES NOT clearly beat"
+    return (
+        f"Heart rate of {tested} held-out synthetic records, ridge regression on frozen embeddings (95% intervals):\n"
+        f"  pretrained encoder  mean error {interval('pretrained_mae')} bpm, R2 {interval('pretrained_r2')}\n"
+        f"  random weights      mean error {interval('random_mae')} bpm, R2 {interval('random_r2')}\n"
+        f"  difference          {interval('gain')} bpm on the same records: pretraining {verdict} random weights"
+    )
+
+
+def describe_embedding(folder: Path) -> str:
+    """Embed the example record with what was saved, as a user would."""
+    record = read_record(EXAMPLE_RECORD)
+    extractor, model = AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    inputs = extractor(
+        record.signal, sampling_rate=record.sampling_rate, leads=list(record.lead_names), return_tensors="pt"
+    )
+    with torch.inference_mode():
+        embedding = model(**inputs).pooler_output[0]
+    seconds = record.signal.shape[1] / record.sampling_rate
+    first = ", ".join(f"{number:.3f}" for number in embedding[:4].tolist())
+    return (
+        f"A real ECG, PTB-XL {record.record_id} ({len(record.lead_names)} leads, {seconds:g} s at "
+        f"{record.sampling_rate:g} Hz), embedded with AutoModel from the saved folder: {len(embedding)} numbers, "
+        f"{first}, ..."
+    )
+
+
+def describe_folder(folder: Path) -> str:
+    return (
+        f"Everything is in {folder}:\n"
+        f'  the encoder, for AutoModel.from_pretrained("{folder}") and AutoFeatureExtractor likewise\n'
+        f"  {PRETRAINING}/  student, teacher and predictor, for AutoModelForPreTraining\n"
+        f"  {LOG}  the measures along the way\n"
+        f"  {STATE}  this summary"
+    )
