@@ -174,23 +174,32 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
 
     # From records to pieces ------------------------------------------------------------------------------------------
 
+    def spans(
+        self, samples: int, sampling_rate: float, generator: torch.Generator | None = None
+    ) -> list[tuple[int, int]]:
+        """Which parts of a record of this length and rate are used, (start, samples) each: its crop, or its windows."""
+        if self.window_seconds is not None and self.stride_seconds is not None:
+            length = _samples(self.window_seconds, sampling_rate)
+            stride = self.stride_seconds * sampling_rate
+            starts = [
+                round(place * stride) for place in range(1 + max(0, math.floor((samples - length) / stride + 1e-9)))
+            ]
+        else:
+            length = samples if self.truncation is None else _samples(self._grid_seconds, sampling_rate)
+            starts = [self._crop_start(samples - length, generator)]
+        length = min(length, samples)
+        return [(min(start, samples - length), length) for start in starts]
+
     def _cut(self, record: EcgInput, generator: torch.Generator | None) -> list[Piece]:
         """Where a record is used, at its own rate: so that what lies elsewhere has no influence."""
-        available, rate = record.signal.shape[1], record.sampling_rate
-        if self.window_seconds is not None and self.stride_seconds is not None:
-            length = _samples(self.window_seconds, rate)
-            count = 1 + max(0, math.floor((available - length) / (self.stride_seconds * rate) + 1e-9))
-            starts = [round(place * self.stride_seconds * rate) for place in range(count)]
-        else:
-            length = available if self.truncation is None else _samples(self._grid_seconds, rate)
-            starts = [self._crop_start(available - length, generator)]
-        length = min(length, available)
-        if self._patches(length, rate) == 0:
+        rate = record.sampling_rate
+        pieces = [Piece(record, *span) for span in self.spans(record.signal.shape[1], rate, generator)]
+        if self._patches(pieces[0].length, rate) == 0:
             raise EcgJepaInputError(
-                f"{record.where}{length} samples at {rate:g} Hz hold no whole patch of "
+                f"{record.where}{pieces[0].length} samples at {rate:g} Hz hold no whole patch of "
                 f"{self.patch_size / self.sampling_rate:g} s; a longer record is needed."
             )
-        return [Piece(record, min(start, available - length), length) for start in starts]
+        return pieces
 
     def _crop_start(self, spare: int, generator: torch.Generator | None) -> int:
         if spare <= 0 or self.truncation == "start":
@@ -278,12 +287,13 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
         if band is None:
             return None
         nyquist = self.sampling_rate / 2
-        if not isinstance(band, (list, tuple)) or len(band) != 2 or not 0 < band[0] < band[1] < nyquist:
+        edges = [_positive("bandpass", edge) for edge in band] if isinstance(band, (list, tuple)) else []
+        if len(edges) != 2 or not edges[0] < edges[1] < nyquist:
             raise EcgJepaConfigError(
                 f"bandpass={band!r} must be two frequencies (low, high) in Hz with 0 < low < high < {nyquist:g}; "
                 "the authors' are (0.67, 40.0)."
             )
-        return float(band[0]), float(band[1])
+        return edges[0], edges[1]
 
     def to_dict(self) -> dict[str, Any]:
         """The options and what the Auto classes need: the content of preprocessor_config.json."""
@@ -369,17 +379,14 @@ def _samples(seconds: float, rate: float) -> int:
 
 
 def _one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
-    if value not in choices:
-        raise EcgJepaConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}.")
-    return value
+    for choice in choices:
+        if isinstance(value, type(choice)) and value == choice:
+            return choice
+    raise EcgJepaConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}.")
 
 
 def _positive(name: str, value: Any) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float, np.integer, np.floating))
-        or not 0 < value < math.inf
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not 0 < value < 1e9:
         raise EcgJepaConfigError(f"{name}={value!r} must be a positive number.")
     return float(value)
 
@@ -391,7 +398,7 @@ def _positive_integer(name: str, value: Any) -> int:
 
 
 def _config_leads(leads: Sequence[str]) -> list[str]:
-    if isinstance(leads, str) or len(leads) == 0:
+    if not isinstance(leads, (list, tuple, np.ndarray)) or len(leads) == 0:
         raise EcgJepaConfigError(f"leads={leads!r} must be a list of at least one lead name.")
     try:
         return canonical_leads(leads)

@@ -24,6 +24,9 @@ ACCEPTED_SHAPES = """\
 | more than 10 s | `truncation="start"`, `"center"`, `"random"`, `None` (whole); `window_seconds=10, stride_seconds=5` |
 | several records | a list of arrays (leads, samples), or one array (batch, leads, samples) |"""
 
+#: Beyond this a value does not survive single precision and its resampling; it counts as not finite.
+LARGEST_VALUE = 1e35
+
 #: Below this a patch of 0.2 s has fewer than four samples: the rate was not given in samples a second.
 LOWEST_SAMPLING_RATE = 20.0
 
@@ -120,7 +123,7 @@ def _checked_rate(rate: Any) -> float:
         )
     try:
         value = math.nan if isinstance(rate, (bool, np.bool_, str)) else float(rate)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise EcgJepaInputError(f"sampling_rate={rate!r} must be a positive number of samples a second, e.g. 500.")
@@ -141,11 +144,9 @@ def _one_each(value: Any, count: int, what: str, is_single: Callable[[Any], bool
     if value is None or isinstance(value, str):
         return [value] * count
     try:
-        if is_single(value):
-            return [value] * count
+        values = [value] * count if is_single(value) else list(value)
     except TypeError as error:
-        raise EcgJepaInputError(f"{what}={value!r} must be a list.") from error
-    values = list(value)
+        raise EcgJepaInputError(f"{what}={value!r} is neither for all records nor a list with one each.") from error
     if len(values) != count:
         raise EcgJepaInputError(
             f"{what} is given {len(values)} times for {count} record{'s' * (count != 1)}; give it once for all of them "
@@ -176,7 +177,7 @@ def _standard_order(signal: np.ndarray, model_leads: Sequence[str]) -> tuple[str
             f"Pass leads=[...], a name a row; the model uses {', '.join(model_leads)}.\n{_shapes()}"
         )
     limbs = signal[:6].astype(np.float64)
-    limbs = limbs[:, np.isfinite(limbs).all(axis=0)]
+    limbs = limbs[:, (np.abs(limbs) < LARGEST_VALUE).all(axis=0)]  # False for NaN
     broken = limb_finding(dict(zip(STANDARD_12_LEADS, limbs, strict=False))) if limbs.size else None
     if limbs.size and not broken:
         return STANDARD_12_LEADS
@@ -197,4 +198,4 @@ def _shapes() -> str:
     return f"Accepted:\n{ACCEPTED_SHAPES}"
 
 
-__all__ = ["ACCEPTED_SHAPES", "EcgInput", "read_inputs"]
+__all__ = ["ACCEPTED_SHAPES", "LARGEST_VALUE", "EcgInput", "read_inputs"]

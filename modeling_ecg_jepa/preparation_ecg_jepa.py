@@ -7,16 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from .errors_ecg_jepa import EcgJepaInputError
-from .input_ecg_jepa import EcgInput
+from .input_ecg_jepa import LARGEST_VALUE, EcgInput
 from .leads_ecg_jepa import LIMB_RULES
 from .quality_ecg_jepa import EcgFinding, signal_findings
 from .units_ecg_jepa import MILLIVOLTS, implausible_amplitude, median_deviation
 
 #: Longest gap, in seconds, that `nan_policy="interpolate"` fills.
 LONGEST_GAP_SECONDS = 0.2
-
-# Beyond this a value does not survive single precision and its resampling.
-_LARGEST_VALUE = 1e35
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +57,10 @@ def stack_pieces(group: Sequence[Piece], model_leads: Sequence[str], nan_policy:
         used = piece.record.signal[:, piece.start : piece.start + piece.length]
         samples[:] = used if len(rows) == len(given) else used[rows]
         if piece.record.unit != "mV":
-            samples *= MILLIVOLTS[piece.record.unit]
+            with np.errstate(over="ignore"):  # what overflows is not finite and is dealt with as such
+                samples *= MILLIVOLTS[piece.record.unit]
     lowest, highest = signal.min(axis=-1), signal.max(axis=-1)
-    finite = (np.abs(lowest) < _LARGEST_VALUE) & (np.abs(highest) < _LARGEST_VALUE)  # False for NaN
+    finite = (np.abs(lowest) < LARGEST_VALUE) & (np.abs(highest) < LARGEST_VALUE)  # False for NaN
     native = NativePieces(
         leads=[given[row] for row in rows],
         signal=signal,
@@ -79,7 +77,7 @@ def stack_pieces(group: Sequence[Piece], model_leads: Sequence[str], nan_policy:
 def _settle_row(native: NativePieces, place: int, row: int, piece: Piece, nan_policy: str) -> None:
     """Tell whether a row with values that are not finite is live, and fill its gaps if it is."""
     samples = native.signal[place, row]
-    bad = ~(np.abs(samples) < _LARGEST_VALUE)
+    bad = ~(np.abs(samples) < LARGEST_VALUE)
     values = samples[~bad]
     native.empty[place, row] = not values.size
     native.live[place, row] = values.size and values.min() < values.max()

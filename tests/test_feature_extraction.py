@@ -20,6 +20,7 @@ from modeling_ecg_jepa.configuration_ecg_jepa import EcgJepaConfig
 from modeling_ecg_jepa.errors_ecg_jepa import (
     EcgJepaCheckpointError,
     EcgJepaConfigError,
+    EcgJepaError,
     EcgJepaInputError,
     EcgJepaOutputError,
     EcgJepaRecordError,
@@ -463,7 +464,7 @@ def test_a_rate_that_is_none_is_refused(rate, message):
         (ecg()[:3], ["I", "II"], r"leads names 2 rows \(I, II\), the signal of shape \(3, 5000\) has 3"),
         (ecg()[:1], "II", r"leads='II' must be a list of names"),
         (ecg()[:2], ["II", "MLII"], r"Lead II is named twice"),
-        (ecg()[:2], 5, r"leads=5 must be a list"),
+        (ecg()[:2], 5, r"leads=5 is neither for all records nor a list with one each"),
         (np.zeros((12, 0)), None, r"shape \(12, 0\) is empty"),
         (np.zeros((0, 12, 5000)), None, r"shape \(0, 12, 5000\) holds no record"),
         (np.zeros((1, 1, 12, 5000)), None, r"shape \(1, 1, 12, 5000\) is no record"),
@@ -585,6 +586,30 @@ def test_finding_says_which_record_and_window():
     assert (finding.record, finding.window, finding.lead, finding.kind) == (1, 2, "V1", "spike")
 
 
+ANYTHING = (None, 5, "x", {}, [], [None], [[]], [[1, "a"], [2, 3]], float("nan"), 10**400, 1j, True, np.zeros(3))
+SIGNALS = (ecg()[:2], torch.tensor(ecg()), [ecg(300)[:2], ecg()[:2]], ecg()[:2] * 1e300, ecg()[:2].astype("U"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    signal=st.sampled_from((*SIGNALS, *ANYTHING)),
+    rate=st.sampled_from((500, 500.0, [500, 100], torch.tensor(250.0), 1e12, *ANYTHING)),
+    leads=st.sampled_from(
+        (["I", "II"], [["I", "II"], ["V1", "V2"]], None, np.array(["I", "II"]), [b"I", 3], *ANYTHING)
+    ),
+    unit=st.sampled_from(("mV", "V", ["uV", "mV"], *ANYTHING)),
+    options=st.dictionaries(
+        st.sampled_from(("truncation", "window_seconds", "bandpass", "leads")), st.sampled_from(ANYTHING)
+    ),
+)
+def test_whatever_comes_is_taken_or_refused_with_a_typed_error(signal, rate, leads, unit, options):
+    try:
+        made = extractor(signal, rate, options.pop("leads", leads), unit, **options)
+    except EcgJepaError:
+        return
+    assert torch.isfinite(made["input_values"]).all()
+
+
 # Options and files ---------------------------------------------------------------------------------------------------
 
 
@@ -611,6 +636,7 @@ def test_finding_says_which_record_and_window():
         ({"window_seconds": 10, "stride_seconds": -5}, "stride_seconds=-5 must be a positive number"),
         ({"window_seconds": 10, "stride_seconds": 1e-9}, "stride_seconds=1e-09 is less than a sample at 250 Hz"),
         ({"bandpass": (40, 0.67)}, "bandpass=(40, 0.67) must be two frequencies"),
+        ({"bandpass": ("low", "high")}, "bandpass='low' must be a positive number"),
         ({"bandpass": (0.67, 125)}, "0 < low < high < 125"),
     ],
 )
