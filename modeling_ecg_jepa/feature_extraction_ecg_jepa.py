@@ -387,7 +387,7 @@ def _one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
 
 def _positive(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not 0 < value < 1e9:
-        raise EcgJepaConfigError(f"{name}={value!r} must be a positive number.")
+        raise EcgJepaConfigError(f"{name}={value!r} must be a positive number, below 1e9.")
     return float(value)
 
 
