@@ -50,7 +50,7 @@ class ResidualOutput(nn.Linear):
 
 
 def sincos(places: Tensor, channels: int) -> Tensor:
-    """Sines, then cosines, of places (...,) at channels / 2 wavelengths from 2 pi to 20,000 pi: (..., channels) float64."""
+    """Sines, then cosines, of places (...,) at channels / 2 wavelengths, 2 pi to 20,000 pi: (..., channels) float64."""
     precise = torch.float32 if places.device.type == "mps" else torch.float64  # MPS has no float64
     exponent = torch.arange(channels // 2, device=places.device, dtype=precise) / (channels // 2)
     angle = places[..., None].to(precise) * 10000.0**-exponent
@@ -143,8 +143,8 @@ class EcgJepaLayer(GradientCheckpointingLayer):
         return hidden_states
 
     def _goes_in_parts(self, hidden_states: Tensor) -> bool:
-        """Inference on a CPU takes a large batch a few records at a time: temporaries stay in the cache, and none is so
-        large that the allocator hands its pages back to the system after every layer (measured: 2 to 3 times faster)."""
+        """Inference on a CPU takes a large batch a few records at a time: temporaries stay in the cache, and none is
+        so large that the allocator hands its pages back to the system after every layer (2 to 3 times faster)."""
         return (
             hidden_states.device.type == "cpu"
             and not torch.is_grad_enabled()
@@ -166,7 +166,7 @@ class EcgJepaPreTrainedModel(PreTrainedModel):
     config: EcgJepaConfig
     base_model_prefix = "encoder"
     main_input_name = "input_values"
-    input_modalities = ("time",)
+    input_modalities = "time"
     supports_gradient_checkpointing = True
     _no_split_modules = ["EcgJepaLayer"]
     _supports_sdpa = True
@@ -202,16 +202,17 @@ class EcgJepaPreTrainedModel(PreTrainedModel):
                 init.copy_(getattr(module, name), values)
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        """`cropa` unless asked otherwise; resolved here, not in transformers' registry, which is global to a process."""
+        """`cropa` unless asked otherwise; resolved here: transformers' own registry is global to a process."""
         requested = "cropa" if requested_attention is None else requested_attention
         if requested not in ATTENTION_IMPLEMENTATIONS:
             raise EcgJepaConfigError(
-                f"attn_implementation={requested!r} is not one of {', '.join(ATTENTION_IMPLEMENTATIONS)}."
+                f'Specified `attn_implementation="{requested}"` is not supported: {requested!r} is not one of '
+                f"{', '.join(ATTENTION_IMPLEMENTATIONS)}."
             )
         return requested
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.base_model.patch_embedding
+        return self.base_model.get_submodule("patch_embedding")
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.base_model.patch_embedding = value
@@ -259,8 +260,8 @@ def _refuse_pickled_weights(folder: str | None) -> None:
     pickled = sorted(path.name for path in Path(folder).iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
     if pickled:
         raise EcgJepaCheckpointError(
-            f"The folder {folder!r} has no model.safetensors but {', '.join(pickled)}: pickled weights can run code and "
-            "are never loaded. `ecg-jepa convert` turns the authors' checkpoint into safetensors."
+            f"The folder {folder!r} has no model.safetensors but {', '.join(pickled)}: pickled weights can run code "
+            "and are never loaded. `ecg-jepa convert` turns the authors' checkpoint into safetensors."
         )
 
 
@@ -371,7 +372,8 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, positions, grid=tuple(patches.shape[1:3]), valid=valid)
         hidden_states = self.norm(hidden_states)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=self._pool(hidden_states, valid))
+        pooled = self._pool(hidden_states, valid)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
     def _patches(self, input_values: Tensor, leads: Sequence[str] | Tensor | None) -> Tensor:
         """(B, L, samples) -> (B, L, T, P)."""
@@ -379,9 +381,9 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         size = self.config.patch_size
         if input_values.dim() != 3 or input_values.shape[1] != expected or input_values.shape[2] % size:
             raise EcgJepaInputError(
-                f"input_values has the shape {tuple(input_values.shape)}; expected (batch, {expected} leads, a multiple "
-                f"of {size} samples) at {self.config.sampling_rate} Hz in mV. EcgJepaFeatureExtractor makes it; for "
-                f"fewer leads than {', '.join(self.config.leads)} pass leads=[...]."
+                f"input_values has the shape {tuple(input_values.shape)}; expected (batch, {expected} leads, a "
+                f"multiple of {size} samples) at {self.config.sampling_rate} Hz in mV. EcgJepaFeatureExtractor makes "
+                f"it; for fewer leads than {', '.join(self.config.leads)} pass leads=[...]."
             )
         if input_values.shape[2] == 0:
             raise EcgJepaInputError(f"input_values is empty; a record needs at least one patch of {size} samples.")
@@ -420,15 +422,15 @@ def valid_patches(
     for name, mask, size in (("attention_mask", attention_mask, num_times), ("lead_mask", lead_mask, num_leads)):
         if mask is not None and tuple(mask.shape) != (batch, size):
             raise EcgJepaInputError(f"{name} has the shape {tuple(mask.shape)}; expected ({batch}, {size}).")
-    if attention_mask is None and lead_mask is None:
-        return None
     present = attention_mask if attention_mask is not None else lead_mask
+    if present is None:
+        return None
     valid = torch.ones(batch, num_leads, num_times, dtype=torch.bool, device=present.device)
     if attention_mask is not None:
         valid = valid & attention_mask.bool()[:, None, :]
     if lead_mask is not None:
         valid = valid & lead_mask.bool()[:, :, None]
-    # Full masks cost time and change nothing. Only a CPU can look without waiting, and a compiled graph must not branch.
+    # Full masks cost time and change nothing. Only a CPU can look without waiting; a compiled graph must not branch.
     if valid.device.type == "cpu" and not torch.compiler.is_compiling() and bool(valid.all()):
         return None
     return valid
@@ -501,7 +503,10 @@ class EcgJepaForPreTrainingOutput(ModelOutput):
 
 
 class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
-    """Student (`encoder`), teacher (its moving average) and predictor. After each optimizer step call `update_teacher`."""
+    """Student (`encoder`), teacher (its moving average), predictor; call `update_teacher` after each optimizer step."""
+
+    is_initialized: Tensor
+    target_mean: Tensor
 
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)
@@ -611,7 +616,8 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         With `target_centering` the targets' running mean moves too, by the mean over all records since the last call
         and over all processes.
         """
-        teacher, student = list(self.teacher.parameters()), list(self.encoder.parameters())
+        teacher: list[Tensor] = list(self.teacher.parameters())
+        student: list[Tensor] = list(self.encoder.parameters())
         torch._foreach_mul_(teacher, momentum)
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
         if self._seen_targets:
@@ -661,6 +667,8 @@ class EcgJepaForMultiLabelClassification(EcgJepaPreTrainedModel):
     """A linear classifier on the pooled embedding: several labels at once by default, one when
     `config.problem_type == "single_label_classification"`."""
 
+    pos_weight: Tensor
+
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)
         config.problem_type = config.problem_type or "multi_label_classification"
@@ -669,9 +677,9 @@ class EcgJepaForMultiLabelClassification(EcgJepaPreTrainedModel):
                 f"problem_type={config.problem_type!r} is no classification; use multi_label_classification, "
                 "single_label_classification, or EcgJepaForRegression."
             )
-        self.num_labels = config.num_labels
+        self.num_labels = len(config.id2label or ())
         self.encoder = EcgJepaModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         for name, values in self.constants(config).items():
             self.register_buffer(name, values, persistent=False)
         self.post_init()
@@ -679,7 +687,7 @@ class EcgJepaForMultiLabelClassification(EcgJepaPreTrainedModel):
     @staticmethod
     def constants(config: EcgJepaConfig) -> dict[str, Tensor]:
         """What the loss takes from the configuration, as buffers."""
-        return {"pos_weight": torch.tensor(config.pos_weight or [1.0] * config.num_labels)}
+        return {"pos_weight": torch.tensor(config.pos_weight or [1.0] * len(config.id2label or ()))}
 
     @can_return_tuple
     def forward(
@@ -719,6 +727,9 @@ class EcgJepaForMultiLabelClassification(EcgJepaPreTrainedModel):
 
 class EcgJepaForRegression(EcgJepaPreTrainedModel):
     """Named measurements in physical units (`config.regression_targets`), linear in the pooled embedding."""
+
+    target_mean: Tensor
+    target_scale: Tensor
 
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)
