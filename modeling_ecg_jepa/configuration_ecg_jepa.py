@@ -91,7 +91,7 @@ class EcgJepaConfig(PreTrainedConfig):
         mask_type (`str`, defaults to `"multi_block"`): how pretraining hides times, `"multi_block"` or `"random"`.
         mask_ratio (`tuple[float, float]`, defaults to (0.6, 0.7)): range of the hidden share of random masks.
         mask_num_blocks (`int`, defaults to 4): blocks of a multi-block mask; they may overlap.
-        mask_block_ratio (`tuple[float, float]`, defaults to (0.175, 0.225)): range of a block's length over the record's.
+        mask_block_ratio (`tuple[float, float]`, defaults to (0.175, 0.225)): a block's length over the record's.
         mask_last_patch (`bool`, defaults to `True`): whether a block may reach the last patch. The authors' sampler
             never hides it; `False` draws as theirs.
         patch_initializer_range (`float`, defaults to 0.02): standard deviation of the patch embedding's weights at the
@@ -102,8 +102,8 @@ class EcgJepaConfig(PreTrainedConfig):
         pooling (`str`, defaults to `"mean"`): how a record's embedding is made of its patches: `"mean"` as the paper or
             `"attention"` (one learned query).
         pos_weight (`list[float]`, *optional*): for multi-label classification, the weight of each label's positives.
-        regression_targets (`list[dict]`, *optional*): for `EcgJepaForRegression`, a dictionary a target: `name`, `unit`,
-            and `mean` and `scale` of the physical values in training, so that predictions come out in that unit.
+        regression_targets (`list[dict]`, *optional*): for `EcgJepaForRegression`, a dictionary a target: `name`,
+            `unit`, and `mean` and `scale` of the physical values in training, so that predictions come out in that unit.
 
     Raises:
         EcgJepaConfigError: a value that describes no model, or a keyword that is no field.
@@ -118,7 +118,12 @@ class EcgJepaConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "ecg_jepa"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "last_hidden_state",
+        "pooler_output",
+        "hidden_states",
+        "attentions",
+    ]
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -175,12 +180,12 @@ class EcgJepaConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers; a keyword that this version does not know (a newer version's) is dropped with a warning."""
+        """As in transformers; a keyword unknown to this version (a newer version's) is dropped with a warning."""
         unknown = sorted(set(config_dict) - cls._known_keywords())
         if unknown:
             logger.warning(
-                f"config.json has fields that this version of ecg-jepa does not know and ignores: {', '.join(unknown)}. "
-                "They may come from a newer version; update the package to honour them."
+                f"config.json has fields that this version of ecg-jepa does not know and ignores: {', '.join(unknown)}."
+                " They may come from a newer version; update the package to honour them."
             )
         return super().from_dict({key: value for key, value in config_dict.items() if key not in unknown}, **kwargs)
 
@@ -279,7 +284,8 @@ class EcgJepaConfig(PreTrainedConfig):
             _require(not missing, "regression_targets", target, "must have exactly name, unit, mean and scale")
             mean, scale = target["mean"], target["scale"]
             _require(
-                all(isinstance(number, (int, float)) and math.isfinite(number) for number in (mean, scale)) and scale > 0,
+                all(isinstance(number, (int, float)) and math.isfinite(number) for number in (mean, scale))
+                and scale > 0,
                 "regression_targets",
                 target,
                 "must have a finite mean and a positive scale",
@@ -299,4 +305,4 @@ def _require(holds: bool, name: str, value: Any, rule: str) -> None:
         raise EcgJepaConfigError(f"{name}={value!r} {rule}.")
 
 
-__all__ = ["EcgJepaConfig", "PRESETS"]
+__all__ = ["PRESETS", "EcgJepaConfig"]

@@ -29,7 +29,7 @@ class EcgJepaRecordError(EcgJepaError, OSError):
     """A record file that cannot be read as what it claims to be.
 
     Args:
-        reason (`str`): a few words that are the same for all records with this fault; skipped records are counted by it.
+        reason (`str`): the same few words for all records with this fault; skipped records are counted by it.
         message (`str`): the value, the place and the remedy.
     """
 
