@@ -103,7 +103,7 @@ class EcgJepaConfig(PreTrainedConfig):
             `"attention"` (one learned query).
         pos_weight (`list[float]`, *optional*): for multi-label classification, the weight of each label's positives.
         regression_targets (`list[dict]`, *optional*): for `EcgJepaForRegression`, a dictionary a target: `name`,
-            `unit`, and `mean` and `scale` of the physical values in training, so that predictions come out in that unit.
+            `unit`, and `mean` and `scale` of the physical values in training, so that predictions come out in the unit.
 
     Raises:
         EcgJepaConfigError: a value that describes no model, or a keyword that is no field.
