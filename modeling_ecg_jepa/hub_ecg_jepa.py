@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from .errors_ecg_jepa import EcgJepaOutputError
 
-# transformers finds the files of remote code by reading import lines. These two bring every file along, whichever class
-# was asked for first, so that what was loaded from a Hub can be saved and shared again whole.
+# transformers finds the files of remote code by reading import lines. These bring every file along, whichever class was
+# asked for first, so that what was loaded from a Hub can be saved and shared again whole.
 if TYPE_CHECKING:
+    from .collator_ecg_jepa import EcgJepaDataCollator  # noqa: F401
     from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor  # noqa: F401
     from .modeling_ecg_jepa import EcgJepaModel  # noqa: F401
 

@@ -27,7 +27,7 @@ from .leads_ecg_jepa import canonical_leads
 from .masking_ecg_jepa import sample_time_mask
 
 #: Inference on a CPU takes a large batch through a layer this many tokens at a time.
-TOKENS_A_CHUNK = 1600
+TOKENS_A_CHUNK = 800
 
 #: Share of the old value in the running mean of the targets, an optimizer step (`target_centering`).
 TARGET_MEAN_MOMENTUM = 0.95
@@ -511,7 +511,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)
         self.encoder = EcgJepaModel(config, add_pooling_layer=False)
-        self.teacher = EcgJepaModel(config, add_pooling_layer=False).requires_grad_(False)
+        self.teacher = EcgJepaModel(config, add_pooling_layer=False)
         self.predictor = EcgJepaPredictor(config)
         # transformers initialises only modules with a tensor of their own that no checkpoint holds; this is ours, so
         # that a teacher missing from a checkpoint starts as its student.
@@ -531,6 +531,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             init.zeros_(self.target_mean)
         for teacher, student in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
             init.copy_(teacher, student)
+        self.teacher.requires_grad_(False)  # parameters made anew while loading ask for gradients
 
     def train(self, mode: bool = True):
         """Training mode for student and predictor; the teacher stays in evaluation mode, without stochastic depth."""

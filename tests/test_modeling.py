@@ -319,17 +319,17 @@ def test_target_centring_counts_only_what_is_there(signal):
 
 def test_a_few_steps_lower_the_loss(signal):
     torch.manual_seed(0)
-    model = EcgJepaForPreTraining(tiny(target_centering=True, patch_initializer_range=0.4, position_scale=0.2)).train()
+    model = EcgJepaForPreTraining(tiny()).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(10):
         loss = model(signal, time_mask=block_mask()).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         model.update_teacher(0.996)
         losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 # --- heads
