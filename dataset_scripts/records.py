@@ -18,6 +18,7 @@ import wfdb
 
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaInputError, EcgJepaRecordError
 from modeling_ecg_jepa.leads_ecg_jepa import canonical_lead
+from modeling_ecg_jepa.units_ecg_jepa import MILLIVOLTS, canonical_unit
 
 from .wfdb_header import DEFAULT_GAIN, LFS_SIGNATURE, Header, SignalLine, read_header, refuse_lfs_pointer
 
@@ -47,9 +48,6 @@ _FORMATS: dict[str, tuple[tuple[int, int] | None, int | None]] = {
 #: which parses the header once more, takes 10 times as long, and fails on format 61; all 12-lead corpora use 16. The
 #: tests compare with the library on every real record.
 _PLAIN_FORMATS = {"16": ("<i2", 0), "32": ("<i4", 0), "61": (">i2", 0), "80": ("u1", 128), "160": ("<u2", 32768)}
-
-#: Millivolts in a unit, by its lower-case spelling; both Unicode characters for micro occur.
-_MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "\N{MICRO SIGN}v": 1e-3, "\N{GREEK SMALL LETTER MU}v": 1e-3, "v": 1e3}
 
 #: LUDB's headers hold no calibration (see `_counts_per_millivolt`); 1000 counts per mV fits by amplitude.
 _LUDB_GAIN = 1000.0
@@ -331,7 +329,7 @@ def _ecg_leads(header: Header, findings: list[str]) -> tuple[list[int], list[str
         except EcgJepaInputError:
             findings.append(f"channel {line.name!r} is no known ECG lead: left out")
             continue
-        if line.unit and line.unit.lower() not in _MILLIVOLTS:
+        if not _is_voltage(line):
             findings.append(f"channel {line.name!r} has the unit {line.unit!r}, which is no voltage: left out")
             continue
         if name in names:
@@ -342,6 +340,14 @@ def _ecg_leads(header: Header, findings: list[str]) -> tuple[list[int], list[str
         channels = ", ".join(f"{line.name!r} in {line.unit or 'no unit'}" for line in header.signals[:12])
         raise EcgJepaRecordError("no ECG lead", f"{header.path} has no known ECG lead in mV, uV or V, only {channels}.")
     return places, names
+
+
+def _is_voltage(line: SignalLine) -> bool:
+    try:
+        canonical_unit(line.unit or "mV")
+    except EcgJepaInputError:
+        return False
+    return True
 
 
 def _common_samples_per_frame(lines: Sequence[SignalLine], path: Path) -> int:
@@ -387,7 +393,7 @@ def _counts_per_millivolt(
         return [_LUDB_GAIN] * len(lines), [0.0] * len(lines)
     _note_defaults("gain", f"{DEFAULT_GAIN:g} counts per unit", [line for line in lines if line.gain is None], findings)
     _note_defaults("unit", "mV", [line for line in lines if not line.unit], findings)
-    gains = [(line.gain or DEFAULT_GAIN) / _MILLIVOLTS[line.unit.lower() or "mv"] for line in lines]
+    gains = [(line.gain or DEFAULT_GAIN) / MILLIVOLTS[canonical_unit(line.unit or "mV")] for line in lines]
     return gains, [float(line.baseline) for line in lines]
 
 

@@ -1,5 +1,6 @@
 """A saved folder is self-contained: it loads by trust_remote_code where the package cannot be imported."""
 
+import copy
 import json
 import os
 import subprocess
@@ -36,59 +37,69 @@ ELSEWHERE = textwrap.dedent(
     sys.meta_path.insert(0, Absent())
     import torch, transformers
 
-    folder, again = sys.argv[1:]
-    trust = {"trust_remote_code": True}
-    config = transformers.AutoConfig.from_pretrained(folder, **trust)
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **trust)
     wave = torch.sin(torch.arange(5000) / 40)
     signal = torch.stack([wave * (lead + 1) / 8 for lead in range(8)])
-    inputs = extractor(signal, sampling_rate=500, leads=config.leads, unit="mV", return_tensors="pt")
-    found = {}
-    for auto in ("AutoModel", "AutoModelForPreTraining", "AutoModelForSequenceClassification"):
-        model = getattr(transformers, auto).from_pretrained(folder, **trust).eval()
-        found[auto] = type(model).__name__
-        if auto == "AutoModel":
-            with torch.no_grad():
-                found["embedding"] = model(**inputs).pooler_output[0, :5].tolist()
-            model.save_pretrained(again)  # what came from a Hub can be shared again
-    print(json.dumps(found))
+
+    def load(folder, again):
+        trust = {"trust_remote_code": True}
+        config = transformers.AutoConfig.from_pretrained(folder, **trust)
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **trust)
+        inputs = extractor(signal, sampling_rate=500, leads=config.leads, unit="mV", return_tensors="pt")
+        found = {}
+        for auto in ("AutoModel", "AutoModelForPreTraining", "AutoModelForSequenceClassification"):
+            model = getattr(transformers, auto).from_pretrained(folder, **trust).eval()
+            found[auto] = type(model).__name__
+            if auto == "AutoModel":
+                with torch.no_grad():
+                    found["embedding"] = model(**inputs).pooler_output[0, :5].tolist()
+                model.save_pretrained(again)  # what came from a Hub can be shared again
+        return found
+
+    print(json.dumps({folder: load(folder, folder + "-again") for folder in sys.argv[1:]}))
     """
 )
 
 
-def run_elsewhere(folder, again, tmp_path):
-    """In a fresh process, from another directory, without the package, with an empty cache of remote modules."""
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+@pytest.fixture(scope="module")
+def models():
+    torch.manual_seed(0)
+    config = EcgJepaConfig.from_preset("tiny", num_hidden_layers=2, regression_targets=TARGETS)
+    return {name: cls(copy.deepcopy(config)).eval() for name, cls in CLASSES.items()}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(models, tmp_path_factory):
+    """What a fresh process finds in each folder: another directory, no package, an empty cache of remote modules."""
+    here = tmp_path_factory.mktemp("elsewhere")
+    for name, model in models.items():
+        model.save_pretrained(here / name)
+    (here / "load.py").write_text(ELSEWHERE)
+    environment = {**os.environ, "HF_MODULES_CACHE": str(here / "modules"), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
-    script = tmp_path / "elsewhere.py"
-    script.write_text(ELSEWHERE)
-    done = subprocess.run(
-        [sys.executable, script, folder, again], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "load.py", *models]
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return here, json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_folder_saved_from_any_class_serves_every_auto_class(name, tmp_path):
-    torch.manual_seed(0)
-    model = CLASSES[name](EcgJepaConfig.from_preset("tiny", num_hidden_layers=2, regression_targets=TARGETS)).eval()
-    model.save_pretrained(tmp_path / "model")
-    found = run_elsewhere(tmp_path / "model", tmp_path / "again", tmp_path)
+def test_a_folder_saved_from_any_class_serves_every_auto_class(name, models, elsewhere):
+    here, found = elsewhere[0], elsewhere[1][name]
     assert found["AutoModel"] == "EcgJepaModel"
     assert found["AutoModelForPreTraining"] == "EcgJepaForPreTraining"
     head = "EcgJepaForRegression" if name == "EcgJepaForRegression" else "EcgJepaForMultiLabelClassification"
     assert found["AutoModelForSequenceClassification"] == head
 
-    encoder = model if name == "EcgJepaModel" else model.encoder
+    encoder = models[name] if name == "EcgJepaModel" else models[name].encoder
     wave = torch.sin(torch.arange(5000) / 40)
     signal = torch.stack([wave * (lead + 1) / 8 for lead in range(8)])
-    extractor = EcgJepaFeatureExtractor.from_pretrained(tmp_path / "model")
+    extractor = EcgJepaFeatureExtractor.from_pretrained(here / name)
     inputs = extractor(signal, sampling_rate=500, leads=encoder.config.leads, return_tensors="pt")
     with torch.no_grad():
         expected = encoder(**inputs).pooler_output[0, :5]
     torch.testing.assert_close(torch.tensor(found["embedding"]), expected, rtol=0, atol=1e-5)
-    assert {p.name for p in (tmp_path / "again").iterdir()} == {p.name for p in (tmp_path / "model").iterdir()}
+    again = {path.name for path in (here / f"{name}-again").iterdir()}
+    assert again == {path.name for path in (here / name).iterdir()}
 
 
 @pytest.mark.parametrize("save", [EcgJepaConfig(), EcgJepaFeatureExtractor()], ids=["config", "extractor"])
