@@ -1,0 +1,104 @@
+"""What README.md promises: two commands of one line each, snippets that run as they stand, links that lead on."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from check_readme import ROOT, Snippet, broken_links, command, markdown_pages, snippets
+
+from modeling_ecg_jepa import EcgJepaConfig, EcgJepaFeatureExtractor, EcgJepaModel
+
+README = (ROOT / "README.md").read_text()
+SET_UP = 'python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e ".[{extras}]" && {command}'
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def unmarked(language: str) -> list[Snippet]:
+    return [snippet for snippet in snippets(README) if snippet.language == language and snippet.marker is None]
+
+
+def line_of(snippet: Snippet) -> str:
+    return f"line{snippet.line}"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder in which the README's `path/to/...` exist: a checkpoint, a folder of records, the authors' weights."""
+    folder = tmp_path_factory.mktemp("workspace")
+    config = EcgJepaConfig.from_preset("tiny")
+    EcgJepaModel(config).save_pretrained(folder / "path/to/checkpoint")
+    EcgJepaFeatureExtractor.from_config(config).save_pretrained(folder / "path/to/checkpoint")
+    shutil.copytree(FIXTURES / "records/ptb-xl", folder / "path/to/records")
+    shutil.copy(FIXTURES / "authors_tiny/encoder.pth", folder / "path/to")
+    for name in ("train", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def test_the_main_command_is_one_line_for_an_empty_environment():
+    quickstart = "accelerate launch -m train.pretrain --config train/recipes/quickstart.yaml"
+    assert command(README, "quickstart") == SET_UP.format(extras="train", command=quickstart)
+    assert (ROOT / "train/recipes/quickstart.yaml").exists()
+
+
+def test_the_test_command_is_one_line_for_an_empty_environment():
+    assert command(README, "tests") == SET_UP.format(extras="train,test,dev", command="python -m pytest -q")
+
+
+def test_every_snippet_is_run_by_a_test():
+    assert {snippet.language for snippet in snippets(README)} <= {"", "python", "bash"}
+    assert {snippet.marker for snippet in snippets(README)} == {None, "quickstart", "tests", "pretrain"}
+
+
+def test_the_python_snippets_run_one_after_another(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    names: dict[str, object] = {}
+    for snippet in unmarked("python"):
+        exec(compile("\n" * snippet.line + snippet.text, "README.md", "exec"), names)
+    assert names["embedding"].shape == (96,)
+
+
+@pytest.mark.parametrize("snippet", unmarked("bash"), ids=line_of)
+def test_the_commands_run_as_they_stand(workspace, snippet):
+    run(snippet.text, workspace)
+
+
+def test_pretraining_on_own_records_runs_as_it_stands_but_for_its_length(workspace):
+    run(f"{command(README, 'pretrain')} --max_steps 2 --batch_size 2 --probe_records 0", workspace)
+    assert (workspace / "runs/mine/model.safetensors").exists()
+
+
+def run(script: str, folder: Path) -> None:
+    """A shell as after the set-up commands: the environment's own programs first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shell = ["bash", "-euo", "pipefail", "-c", script]
+    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", markdown_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page):
+    assert list(broken_links(page)) == []
+
+
+def test_a_broken_link_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr("check_readme.ROOT", tmp_path)
+    (tmp_path / "there.md").write_text("# A `heading`, twice\n\n# A heading twice\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[good](there.md) [good](there.md#a-heading-twice-1) [good](https://arxiv.org/abs/2410.08559) [good](#up)\n"
+        "[absent](gone.md) [no heading](there.md#b) [outside](../secret) [no address](https://nowhere)\n\n## Up\n"
+    )
+    faults = list(broken_links(page))
+    assert [fault.split(":")[0] for fault in faults] == ["gone.md", "there.md#b", "../secret", "https"]
+
+
+def test_a_command_over_two_lines_is_refused():
+    with pytest.raises(ValueError, match="has 2 lines"):
+        command("<!-- tests -->\n```bash\npip install .\npytest\n```\n", "tests")
+    with pytest.raises(ValueError, match="0 blocks marked"):
+        command("```bash\npytest\n```\n", "tests")
