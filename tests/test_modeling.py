@@ -446,4 +446,3 @@ def test_an_output_folder_that_cannot_be_written_to_is_a_clear_error(model, tmp_
         model.save_pretrained(tmp_path / "file")
     with pytest.raises(EcgJepaOutputError, match="Cannot write to the folder"):
         model.config.save_pretrained(tmp_path / "file" / "below")
-

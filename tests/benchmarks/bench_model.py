@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from modeling_ecg_jepa import EcgJepaConfig, EcgJepaForPreTraining, EcgJepaModel, cropa
 
@@ -217,12 +216,14 @@ def main() -> None:
     torch.manual_seed(0)
     if options.memory_of:
         name, *sizes = options.memory_of
-        return print_memory_of(name, *map(int, sizes))
+        print_memory_of(name, *map(int, sizes))
+        return
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     mixed = has_fast_bfloat16(device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    print(f"torch {torch.__version__}, {name}, {options.threads} threads, bfloat16 {'' if mixed else 'not '}in hardware")
+    bfloat16 = "in hardware" if mixed else "not in hardware, left out"
+    print(f"torch {torch.__version__}, {name}, {options.threads} threads, bfloat16 {bfloat16}")
     print("milliseconds a call, medians\n")
     bench_attention(options.quick, device, mixed)
     bench_embedding(options.quick, device, mixed)
@@ -268,4 +269,4 @@ def bench_step(quick: bool, device: torch.device, mixed: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
