@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -153,15 +154,23 @@ def read_authors_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Tensor],
 
 
 def _load_without_code(path: Path) -> Any:
+    if path.is_dir():
+        raise EcgJepaCheckpointError(
+            f"{path} is a folder; the authors' checkpoints are files. The way back, from our folder to their file, is "
+            "--to-authors."
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise EcgJepaCheckpointError(
-            f"{path} is refused: loading it would run code, or it is no checkpoint at all "
-            f"({_cause(error)}). Only tensors, numbers and texts are read, without exception."
-        ) from error
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code:
+            raise EcgJepaCheckpointError(
+                f"{path} is refused: it holds code ({code[1]}), which would run when it is loaded. Only tensors, numbers "
+                "and texts are read, without exception."
+            ) from error
+        raise EcgJepaCheckpointError(f"{path} is no PyTorch checkpoint, or a damaged one.") from error
     except _LOAD_ERRORS as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else _cause(error)
+        reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).split(". ")[0]
         raise EcgJepaCheckpointError(
             f"{path} cannot be read as a PyTorch checkpoint ({reason}). If it was downloaded, fetch it again and "
             "compare its size and hash."
@@ -332,13 +341,6 @@ def _describe(value: Any) -> str:
 def _some(names: Iterable[Any], most: int = 5) -> str:
     names = list(map(str, names))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _cause(error: BaseException) -> str:
-    """The line of PyTorch's message that says what was met, without its advice to load the file all the same."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith("WeightsUnpickler error")]
-    return (telling or lines or [type(error).__name__])[0][:300]
 
 
 __all__ = [

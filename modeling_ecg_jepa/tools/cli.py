@@ -1,0 +1,231 @@
+"""The command `ecg-jepa`. Exit codes: 0 good, 1 error, 2 usage, 3 done in part (some records were left out)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors_ecg_jepa import EcgJepaError
+from .columns import COLUMNS
+
+# Each command imports what it needs when it runs, so that help comes at once.
+if TYPE_CHECKING:
+    from .convert import Conversion
+
+ERROR, IN_PART = 1, 3
+
+
+class _Commands(TyperGroup):
+    """Shows the errors a user can mend as one message; all others keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EcgJepaError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(ERROR) from error
+
+
+def _with_dashes(option: str) -> str:
+    return option.replace("_", "-")
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="ECG-JEPA checkpoints: convert the authors' weights, verify, describe, and embed ECG records with them. "
+    "MODEL is a folder or a name on the Hugging Face Hub. Research use only: nothing here is a diagnosis.",
+    epilog="Exit codes: 0 good, 1 error, 2 usage, 3 done in part (some records were left out). "
+    "Options may be spelt with dashes or underscores.",
+    context_settings={"token_normalize_func": _with_dashes, "help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"ecg-jepa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _without_loading_bars() -> None:
+    """Loading and saving take a moment and need no progress bar; downloads keep theirs."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    enable_progress_bars()
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`ecg-jepa convert multiblock_epoch100.pth runs/ecg-jepa-base`\n\n"
+    "`ecg-jepa convert runs/ecg-jepa-base encoder.pth --to-authors`"
+)
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="CKPT.pth", help="the authors' checkpoint; or our folder")],
+    target: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="folder to make; or the authors' file")],
+    num_attention_heads: Annotated[
+        int, typer.Option(min=1, help="heads of the encoder, which the authors' file does not tell")
+    ] = 16,
+    leads: Annotated[
+        str | None, typer.Option(help="lead names in the order of training, if not the 8 or 12 standard ones: I,II,V1")
+    ] = None,
+    to_authors: Annotated[
+        bool, typer.Option("--to-authors", help="the way back: from our folder to a file that their scripts load")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier conversion")] = False,
+) -> None:
+    """Make a checkpoint that AutoModel loads of the authors' PyTorch file, or the reverse.
+
+    The file is read as data, never as code. Every key, shape and number is checked, and the stored positions are
+    compared with ours. The result is written whole or not at all, with a verification.json for `ecg-jepa verify`.
+    """
+    from .convert import convert_from_authors, convert_to_authors
+
+    _without_loading_bars()
+    if to_authors:
+        if leads is not None:
+            raise typer.BadParameter("--leads is for checkpoints of the authors; ours know their leads.")
+        _show_conversion(convert_to_authors(source, target, overwrite))
+        typer.echo("Their scripts have to be told the number of heads and the leads; the file does not hold them.")
+    else:
+        _show_conversion(convert_from_authors(source, target, num_attention_heads, _names(leads), overwrite))
+        typer.echo(f"Try it: ecg-jepa verify {target}")
+
+
+def _show_conversion(conversion: "Conversion") -> None:
+    config = conversion.config
+    epoch = "" if conversion.epoch is None else f", epoch {conversion.epoch}"
+    typer.echo(f"from     {conversion.source}{epoch}\n         SHA-256 {conversion.source_sha256}")
+    typer.echo(
+        f"sizes    hidden {config.hidden_size}, {config.num_hidden_layers} layers, {config.num_attention_heads} heads, "
+        f"{config.num_patches} patches of {config.patch_size} samples\n"
+        f"         {len(config.leads)} leads: {', '.join(config.leads)}"
+    )
+    typer.echo(f"written  {conversion.result}\n         SHA-256 {conversion.result_sha256}")
+
+
+def _names(leads: str | None) -> list[str] | None:
+    return None if leads is None else [name.strip() for name in leads.split(",") if name.strip()]
+
+
+@app.command(epilog="Example:\n\n`ecg-jepa verify runs/ecg-jepa-base`")
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="folder or name on the Hub")],
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda")] = "cpu",
+    write: Annotated[
+        bool, typer.Option("--write", help="store what the model computes now instead, for others to compare with")
+    ] = False,
+) -> None:
+    """Check that a checkpoint computes what it did when it was exported.
+
+    A built-in input is embedded and compared with the embedding stored beside the weights, and the files are compared
+    with their hashes. Exit code 1 if anything differs: a damaged download, another configuration, a faulty library.
+    """
+    from .checkpoint import choose_device
+    from .verify import verify as verify_model
+    from .verify import write_verification
+
+    _without_loading_bars()
+    if write:
+        typer.echo(f"written  {write_verification(model)}")
+        return
+    checks = verify_model(model, choose_device(device))
+    for check in checks:
+        typer.echo(f"{'ok    ' if check.passed else 'FAILED'}  {check.text}")
+    if not all(check.passed for check in checks):
+        typer.echo(f"Error: {model} is not what was exported. Fetch or copy it again.", err=True)
+        raise typer.Exit(ERROR)
+    typer.echo(f"{model} computes what it did when it was exported.")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`ecg-jepa embed records/ --model runs/ecg-jepa-base --output embeddings.parquet`\n\n"
+    "`ecg-jepa embed holter.hea --model runs/ecg-jepa-base --output windows.parquet --window-seconds 10 "
+    "--stride-seconds 5`\n\nColumns:\n\n" + "\n".join(f"- `{name}`: {text}" for name, text in COLUMNS.items())
+)
+def embed(
+    records: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECORD_OR_FOLDER",
+            help="WFDB records, with or without .hea or .dat, and folders, searched for .hea files",
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="folder of a checkpoint or its name on the Hub")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write; replaced if it is there")],
+    batch_size: Annotated[int, typer.Option(min=1, help="windows a forward pass")] = 32,
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda")] = "auto",
+    window_seconds: Annotated[
+        float | None, typer.Option(help="embed all of each record in windows of this length; else its first 10 s")
+    ] = None,
+    stride_seconds: Annotated[
+        float | None, typer.Option(help="from one window's start to the next's; the window if not given")
+    ] = None,
+    leads: Annotated[str | None, typer.Option(help="use only these leads of the model's, e.g. II,V1")] = None,
+    progress: Annotated[bool, typer.Option(help="show a progress bar")] = True,
+) -> None:
+    """Embed ECG records into a Parquet file with a row for each record or window.
+
+    Records that cannot be used are counted, listed with the reason and left out (exit code 3); the file appears only
+    when it is whole.
+    """
+    from dataset_scripts.skipped import list_skipped
+
+    from .embed import embed_to_parquet
+
+    if stride_seconds is not None and window_seconds is None:
+        raise typer.BadParameter("--stride-seconds needs --window-seconds as well.")
+    _without_loading_bars()
+    summary = embed_to_parquet(
+        records,
+        model,
+        output,
+        device=device,
+        batch_size=batch_size,
+        window_seconds=window_seconds,
+        stride_seconds=stride_seconds,
+        leads=_names(leads),
+        progress=progress,
+    )
+    typer.echo(
+        f"{summary.records:,} records embedded, {summary.rows:,} rows of {summary.hidden_size} numbers: {output}"
+    )
+    if summary.left_out:
+        typer.echo(f"{len(summary.left_out):,} left out:")
+        typer.echo("\n".join(list_skipped(summary.left_out)))
+        raise typer.Exit(IN_PART)
+
+
+@app.command(epilog="Examples:\n\n`ecg-jepa info runs/ecg-jepa-base`\n\n`ecg-jepa info runs/ecg-jepa-base --json`")
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="folder or name on the Hub")],
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+) -> None:
+    """Say what a checkpoint is: sizes, parameters, leads, rate, labels, training, file hashes."""
+    import json
+
+    from .info import describe, in_words
+
+    description = describe(model)
+    typer.echo(json.dumps(description, indent=2) if as_json else "\n".join(in_words(description)))
+
+
+if __name__ == "__main__":
+    app()
