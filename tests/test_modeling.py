@@ -152,6 +152,21 @@ def test_visible_times_are_encoded_as_if_the_others_did_not_exist(model, signal)
     torch.testing.assert_close(each, shared, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("tokens", [1, 800, 10**6])
+def test_inference_in_place_gives_what_training_would(model, signal, monkeypatch, tokens):
+    monkeypatch.setattr("modeling_ecg_jepa.modeling_ecg_jepa.TOKENS_A_CHUNK", tokens)
+    lead_mask = torch.ones(3, 8, dtype=torch.bool)
+    lead_mask[1, 4:] = False
+    given = signal.clone()
+    trained = model(signal, lead_mask=lead_mask, output_hidden_states=True)
+    with torch.no_grad():
+        inferred = model(signal, lead_mask=lead_mask, output_hidden_states=True)
+    assert signal.equal(given)
+    for one, two in zip(trained.hidden_states, inferred.hidden_states, strict=True):
+        torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+    torch.testing.assert_close(inferred.pooler_output, trained.pooler_output, rtol=0, atol=1e-5)
+
+
 def test_attentions_come_from_eager_and_are_refused_elsewhere(model, signal):
     with pytest.raises(EcgJepaInputError, match=r"set_attn_implementation\('eager'\)"):
         model(signal, output_attentions=True)
