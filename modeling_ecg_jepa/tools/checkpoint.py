@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoFeatureExtractor, AutoModel
+from transformers import AutoModel
 
 from ..configuration_ecg_jepa import EcgJepaConfig
 from ..errors_ecg_jepa import EcgJepaCheckpointError, EcgJepaError, EcgJepaInputError
@@ -84,7 +84,7 @@ def load_encoder(
         EcgJepaCheckpointError: weights that are damaged, missing or of other sizes than config.json says, where
             transformers would go on with random ones; or an extractor that makes another input than the model takes.
     """
-    extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
+    extractor = EcgJepaFeatureExtractor.from_pretrained(folder)
     try:
         model, report = AutoModel.from_pretrained(
             folder, output_loading_info=True, dtype=dtype or "auto", trust_remote_code=False

@@ -165,8 +165,8 @@ def _load_without_code(path: Path) -> Any:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:
             raise EcgJepaCheckpointError(
-                f"{path} is refused: it holds code ({code[1]}), which would run when it is loaded. Only tensors, numbers "
-                "and texts are read, without exception."
+                f"{path} is refused: it holds code ({code[1]}), which would run when it is loaded. Only tensors, "
+                "numbers and texts are read, without exception."
             ) from error
         raise EcgJepaCheckpointError(f"{path} is no PyTorch checkpoint, or a damaged one.") from error
     except _LOAD_ERRORS as error:

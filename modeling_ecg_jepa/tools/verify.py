@@ -21,8 +21,9 @@ from .outputs import whole_file
 VERIFICATION = "verification.json"
 SCHEMA_VERSION = 1
 
-#: Norm of the difference over norm of the embedding, float32: other processors and libraries differ by less than 1e-5.
-TOLERANCE = 1e-4
+#: Norm of the difference over norm of the embedding, in float32. Most of an embedding is positions, so even a wrong
+#: number of heads moves that of random weights by 4e-5 only; float32 is within 2e-7 of float64.
+TOLERANCE = 1e-5
 
 # Whatever cut the extractor was saved with: one row of the grid, always the same.
 _ONE_ROW: dict[str, Any] = {
