@@ -623,8 +623,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         """
         teacher: list[Tensor] = list(self.teacher.parameters())
         student: list[Tensor] = list(self.encoder.parameters())
-        torch._foreach_mul_(teacher, momentum)
-        torch._foreach_add_(teacher, student, alpha=1 - momentum)
+        torch._foreach_lerp_(teacher, student, 1 - momentum)
         if self._seen_targets:
             total, count = (torch.stack(parts).sum(0) for parts in zip(*self._seen_targets, strict=True))
             self._seen_targets.clear()

@@ -161,7 +161,8 @@ def linear_products(module: torch.nn.Module, rows: int, dtype, backward: bool, s
 
 def step_cases(batch: int, device, mixed: bool) -> dict[str, Case]:
     model = EcgJepaForPreTraining(EcgJepaConfig()).train().to(device)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, weight_decay=0.05)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.05, fused=True)
     signal = torch.randn(batch, 8, 2500, device=device) * 0.3
     time_mask = torch.arange(50) % 5 < 3  # 20 of 50 times visible
 
