@@ -1,4 +1,4 @@
-"""The authors' checkpoints become ours and go back bit for bit; anything else is refused, and nothing is left behind."""
+"""The authors' checkpoints become ours and go back bit for bit; all else is refused, and nothing is left behind."""
 
 import copy
 import hashlib
