@@ -407,12 +407,23 @@ def lead_places(config: EcgJepaConfig, leads: Sequence[str] | Tensor | None, dev
     if leads is None:
         return torch.arange(len(config.leads), device=device)
     if isinstance(leads, Tensor):
+        if leads.device.type == "cpu" and not torch.compiler.is_compiling():  # looking at a GPU's would wait for it
+            _check_places(leads, config)
         return leads.to(device)
     names = canonical_leads(leads)
     absent = [name for name in names if name not in config.leads]
     if absent:
         raise EcgJepaInputError(f"This model has no lead {', '.join(absent)}; it has {', '.join(config.leads)}.")
     return torch.tensor([config.leads.index(name) for name in names], device=device)
+
+
+def _check_places(places: Tensor, config: EcgJepaConfig) -> None:
+    given = places.tolist()
+    if places.dtype != torch.long or places.dim() != 1 or not set(given) <= set(range(len(config.leads))):
+        raise EcgJepaInputError(
+            f"leads={given} ({places.dtype}) are no places in this model's leads; expected a torch.long vector of "
+            f"0 to {len(config.leads) - 1}, or names out of {', '.join(config.leads)}."
+        )
 
 
 def valid_patches(

@@ -190,6 +190,8 @@ def test_the_factorised_form_is_the_default_and_others_are_named():
         ((2, 8, 2499), {}, r"shape \(2, 8, 2499\); expected"),
         ((2, 8, 0), {}, "is empty"),
         ((2, 2, 2500), {"leads": ["II", "aVR"]}, "This model has no lead aVR; it has I, II, V1"),
+        ((2, 2, 2500), {"leads": torch.tensor([0, 8])}, r"leads=\[0, 8\] .* expected a torch.long vector of 0 to 7"),
+        ((2, 2, 2500), {"leads": torch.tensor([0.0, 1.0])}, "expected a torch.long vector"),
         ((2, 8, 2500), {"lead_mask": torch.ones(2, 7)}, r"lead_mask has the shape \(2, 7\); expected \(2, 8\)"),
         ((2, 8, 2500), {"attention_mask": torch.ones(2, 49)}, r"attention_mask .* expected \(2, 50\)"),
     ],
