@@ -199,8 +199,8 @@ def encoder_of_authors(
 
 def _check_tensors(state: dict[str, Any]) -> None:
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise EcgJepaCheckpointError(f"{name} in the checkpoint is {_describe(tensor)}, not a tensor.")
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise EcgJepaCheckpointError(f"{name!r} in the checkpoint is {_describe(tensor)}, not a tensor by name.")
         if tensor.layout != torch.strided or tensor.dtype != torch.float32 or not tensor.is_contiguous():
             raise EcgJepaCheckpointError(
                 f"{name} in the checkpoint is a tensor of {tensor.dtype}, {tensor.layout}; the authors' files hold "

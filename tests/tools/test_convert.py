@@ -201,7 +201,11 @@ FAULTS = {
     "infinity": (lambda c: replaced(c, "norm.bias", spoilt(float("inf"))), "norm.bias .* NaN or infinite"),
     "half precision": (lambda c: replaced(c, FC1, torch.Tensor.half), "tensor of torch.float16.*float32"),
     "sparse": (lambda c: replaced(c, FC1, torch.Tensor.to_sparse), "torch.sparse_coo"),
-    "no tensor": (lambda c: replaced(c, FC1, lambda t: 3), f"{FC1} in the checkpoint is a int, not a tensor"),
+    "no tensor": (lambda c: replaced(c, FC1, lambda t: 3), f"{FC1}. in the checkpoint is a int, not a tensor"),
+    "no name": (
+        lambda c: c["encoder"].update({7: torch.zeros(64)}),
+        "7 in the checkpoint is a Tensor, not a tensor by name",
+    ),
     "other positions": (lambda c: replaced(c, "pos_embed", lambda t: 1.001 * t), "positions .* differ by up to 0.001"),
     "learned positions": (lambda c: replaced(c, "pos_embed", torch.zeros_like), "positions .* differ by up to 1"),
     "odd grid": (lambda c: replaced(c, "pos_embed", lambda t: t[:-1]), "are not those of a .* grid"),
