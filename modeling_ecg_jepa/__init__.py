@@ -33,7 +33,10 @@ AutoConfig.register("ecg_jepa", EcgJepaConfig, exist_ok=True)
 AutoFeatureExtractor.register(EcgJepaConfig, EcgJepaFeatureExtractor, exist_ok=True)
 AutoModel.register(EcgJepaConfig, EcgJepaModel, exist_ok=True)
 AutoModelForPreTraining.register(EcgJepaConfig, EcgJepaForPreTraining, exist_ok=True)
-AutoModelForSequenceClassification.register(EcgJepaConfig, EcgJepaForMultiLabelClassification, exist_ok=True)
+# Of the two heads a checkpoint gets the one that its config.json names, the first where it names neither.
+AutoModelForSequenceClassification.register(
+    EcgJepaConfig, (EcgJepaForMultiLabelClassification, EcgJepaForRegression), exist_ok=True
+)
 
 __all__ = [
     "EcgJepaCheckpointError",

@@ -686,8 +686,7 @@ class EcgJepaForMultiLabelClassification(EcgJepaPreTrainedModel):
 
     def __init__(self, config: EcgJepaConfig):
         super().__init__(config)
-        config.problem_type = config.problem_type or "multi_label_classification"
-        if config.problem_type not in ("multi_label_classification", "single_label_classification"):
+        if config.problem_type not in (None, "multi_label_classification", "single_label_classification"):
             raise EcgJepaConfigError(
                 f"problem_type={config.problem_type!r} is no classification; use multi_label_classification, "
                 "single_label_classification, or EcgJepaForRegression."
@@ -752,7 +751,6 @@ class EcgJepaForRegression(EcgJepaPreTrainedModel):
             raise EcgJepaConfigError(
                 "EcgJepaForRegression needs config.regression_targets, a list of {name, unit, mean, scale}."
             )
-        config.problem_type = "regression"
         self.encoder = EcgJepaModel(config)
         self.regressor = nn.Linear(config.hidden_size, len(config.regression_targets))
         for name, values in self.constants(config).items():
