@@ -1,7 +1,7 @@
 """Whether a run learns anything: content share, rank, and a heart-rate probe. The loss alone shows none of it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -99,20 +99,33 @@ class HeartRateProbe:
 
 
 @torch.inference_mode()
-def embed(model: EcgJepaModel, rows: Sequence[dict], collator: EcgJepaDataCollator, batch_size: int = 64) -> np.ndarray:
-    """Pooled embeddings of rows as the extractor gives them: (rows, channels) float64."""
+def embed(
+    model: EcgJepaModel, rows: Sequence[dict], collator: EcgJepaDataCollator, batch_size: int = 64
+) -> dict[str, np.ndarray]:
+    """Embeddings of rows as the extractor gives them, complete ones: pooled over all patches ("mean", (rows, channels))
+    and over the patches of each lead ("lead", (rows, leads * channels)); float64."""
     was_training, device = model.training, model.device
     model.eval()
-    loader = DataLoader(rows, batch_size=batch_size, collate_fn=collator)
-    pooled = [model(**{name: part.to(device) for name, part in batch.items()}).pooler_output for batch in loader]
+    pooled: dict[str, list[torch.Tensor]] = {"mean": [], "lead": []}
+    for batch in DataLoader(rows, batch_size=batch_size, collate_fn=collator):
+        tokens = model(**{name: part.to(device) for name, part in batch.items()}).last_hidden_state
+        by_lead = tokens.unflatten(1, (len(model.config.leads), -1)).mean(2)
+        pooled["mean"].append(by_lead.mean(1))
+        pooled["lead"].append(by_lead.flatten(1))
     model.train(was_training)
-    return torch.cat(pooled).double().cpu().numpy()
+    return {name: torch.cat(parts).double().cpu().numpy() for name, parts in pooled.items()}
 
 
-def ridge_predictions(fit_inputs: np.ndarray, fit_values: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """Ridge regression on standardised inputs, its penalty chosen by leave-one-out."""
-    model = make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE_PENALTIES))
-    return model.fit(fit_inputs, fit_values).predict(inputs)
+def ridge_predictions(embeddings: Mapping[str, np.ndarray], fit_values: np.ndarray) -> np.ndarray:
+    """Values of the rows after the first `len(fit_values)`, which are fitted: ridge regression on standardised inputs;
+    its penalty, and which of the embeddings it reads, chosen by leave-one-out among the fitted rows."""
+    fitted = len(fit_values)
+    models = {
+        name: make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE_PENALTIES)).fit(inputs[:fitted], fit_values)
+        for name, inputs in embeddings.items()
+    }
+    best = max(models, key=lambda name: models[name][-1].best_score_)
+    return models[best].predict(embeddings[best][fitted:])
 
 
 def probe_heart_rate(
@@ -128,8 +141,7 @@ def probe_heart_rate(
     truth = heart_rates[half:]
     predictions = []
     for encoder in (pretrained, random):
-        embeddings = embed(encoder, rows, collator)
-        predictions.append(ridge_predictions(embeddings[:half], heart_rates[:half], embeddings[half:]))
+        predictions.append(ridge_predictions(embed(encoder, rows, collator), heart_rates[:half]))
     of_pretrained, of_random = predictions
     return HeartRateProbe(
         pretrained_mae=bootstrap(mean_absolute_error, truth, of_pretrained, seed=seed),
