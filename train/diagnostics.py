@@ -139,10 +139,9 @@ def probe_heart_rate(
     """Fit on the first half of the rows, test on the second, with both encoders."""
     half = len(heart_rates) // 2
     truth = heart_rates[half:]
-    predictions = []
-    for encoder in (pretrained, random):
-        predictions.append(ridge_predictions(embed(encoder, rows, collator), heart_rates[:half]))
-    of_pretrained, of_random = predictions
+    of_pretrained, of_random = (
+        ridge_predictions(embed(encoder, rows, collator), heart_rates[:half]) for encoder in (pretrained, random)
+    )
     return HeartRateProbe(
         pretrained_mae=bootstrap(mean_absolute_error, truth, of_pretrained, seed=seed),
         pretrained_r2=bootstrap(r_squared, truth, of_pretrained, seed=seed),
