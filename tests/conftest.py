@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+# One thread: the models here are tiny, and threads that wait for each other on a busy machine cost ten times the work.
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -67,7 +67,7 @@ def test_the_commands_run_as_they_stand(workspace, snippet):
 
 
 def test_pretraining_on_own_records_runs_as_it_stands_but_for_its_length(workspace):
-    run(f"{command(README, 'pretrain')} --max_steps 2 --batch_size 2 --probe_records 0", workspace)
+    run(f"{command(README, 'pretrain')} --max_steps 2 --warmup_steps 0 --batch_size 2 --probe_records 0", workspace)
     assert (workspace / "runs/mine/model.safetensors").exists()
 
 
