@@ -8,7 +8,7 @@ at different rates, segments inside segments.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -153,6 +153,23 @@ def _record_files(header: Header) -> list[Path]:
     return files
 
 
+def _record(
+    header: Header, signal: np.ndarray, sampling_rate: float, lead_names: Iterable[str], findings: Iterable[str]
+) -> EcgRecord:
+    return EcgRecord(
+        signal=signal,
+        sampling_rate=sampling_rate,
+        lead_names=tuple(lead_names),
+        record_id=header.path.stem,
+        path=header.path,
+        age=header.age,
+        sex=header.sex,
+        recorded_at=header.recorded_at,
+        comments=header.comments,
+        findings=tuple(findings),
+    )
+
+
 # Reading one segment: signal files -> counts -> millivolts
 
 
@@ -164,18 +181,7 @@ def _read_signals(header: Header) -> EcgRecord:
     lines = [header.signals[row] for row in rows]
     samples_per_frame = _common_samples_per_frame(lines, header.path)
     signal = _to_millivolts([counts[row] for row in rows], lines, header.path, findings)
-    return EcgRecord(
-        signal=signal,
-        sampling_rate=header.sampling_rate * samples_per_frame,
-        lead_names=tuple(lead_names),
-        record_id=header.path.stem,
-        path=header.path,
-        age=header.age,
-        sex=header.sex,
-        recorded_at=header.recorded_at,
-        comments=header.comments,
-        findings=tuple(findings),
-    )
+    return _record(header, signal, header.sampling_rate * samples_per_frame, lead_names, findings)
 
 
 def _signal_files(header: Header) -> dict[Path, list[SignalLine]]:
@@ -432,18 +438,8 @@ def _read_segments(header: Header) -> EcgRecord:
     for start, part in parts:
         rows = [lead_names.index(name) for name in part.lead_names]
         signal[rows, start : start + part.signal.shape[1]] = part.signal
-    return EcgRecord(
-        signal=signal,
-        sampling_rate=header.sampling_rate,
-        lead_names=lead_names,
-        record_id=header.path.stem,
-        path=header.path,
-        age=header.age,
-        sex=header.sex,
-        recorded_at=header.recorded_at,
-        comments=header.comments,
-        findings=tuple(dict.fromkeys([*header.findings, *(text for _, part in parts for text in part.findings)])),
-    )
+    findings = dict.fromkeys([*header.findings, *(text for _, part in parts for text in part.findings)])
+    return _record(header, signal, header.sampling_rate, lead_names, findings)
 
 
 def _segment_records(header: Header) -> list[tuple[int, EcgRecord]]:

@@ -1,7 +1,5 @@
 """What pretraining sees: records, synthetic or of WFDB folders, through the one extractor, all checked at the start."""
 
-import collections
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,21 +9,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from dataset_scripts.records import find_records, read_record
+from dataset_scripts.skipped import SkippedRecord, list_skipped, skipped_by
 from dataset_scripts.synthetic import SyntheticTruth, synthesize_record
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaFeatureExtractor
 
 Row = dict[str, np.ndarray]
 """One record as the extractor gives it: `input_values` (leads, samples), `lead_mask` (leads,), `attention_mask`
 (patches,)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """A record left out: where it is, a few words by which it is counted, and the whole message."""
-
-    place: str
-    reason: str
-    message: str
 
 
 class SyntheticRecords(Dataset):
@@ -99,17 +89,16 @@ class _Checked(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, place: int) -> Row | Skipped:
+    def __getitem__(self, place: int) -> Row | SkippedRecord:
         try:
             return self.source[place]
         except EcgJepaError as error:
-            reason = getattr(error, "reason", "outside the input contract")
-            return Skipped(self.source.name(place), reason, str(error))
+            return skipped_by(error, self.source.name(place))
 
 
 def prepare(
     source: Dataset, *, memory_gb: float, num_workers: int = 0, title: str = "records", quiet: bool = False
-) -> tuple[Dataset, list[Skipped]]:
+) -> tuple[Dataset, list[SkippedRecord]]:
     """Read every record once: those that can be used, in memory if they fit into `memory_gb`, and those left out.
 
     So that training meets only records that it can read, their number is known, and their order depends on the seed
@@ -121,7 +110,7 @@ def prepare(
     rows: list[Row] = []
     usable, skipped, budget = [], [], memory_gb * 1e9
     for place, row in enumerate(tqdm(_walk(source, num_workers), total=len(source), desc=title, disable=quiet)):
-        if isinstance(row, Skipped):
+        if isinstance(row, SkippedRecord):
             skipped.append(row)
             continue
         usable.append(place)
@@ -131,24 +120,19 @@ def prepare(
         else:
             rows.clear()
     if not usable:
-        raise EcgJepaConfigError(f"None of {len(source):,} records can be used.\n" + "\n".join(list_skipped(skipped)))
+        listed = "\n".join(list_skipped(skipped, most=10))
+        raise EcgJepaConfigError(f"None of {len(source):,} records can be used.\n{listed}")
+            f"None of {len(source):,} records can be used.\n" + "\n".join(list_skipped(skipped, most=10))
+        )
     return (MemoryRecords(rows) if budget >= 0 else Subset(source, usable)), skipped
 
 
-def _walk(source: Dataset, num_workers: int) -> Iterator[Row | Skipped]:
+def _walk(source: Dataset, num_workers: int) -> Iterator[Row | SkippedRecord]:
     return iter(DataLoader(_Checked(source), batch_size=None, collate_fn=_as_it_is, num_workers=num_workers))
 
 
 def _as_it_is(row: Any) -> Any:
     return row
-
-
-def list_skipped(skipped: Sequence[Skipped], most: int = 10) -> list[str]:
-    """Lines for a person: the count of each reason, then the first `most` records with their messages."""
-    reasons = collections.Counter(record.reason for record in skipped).most_common()
-    lines = [f"{count:6,} x {reason}" for reason, count in reasons]
-    lines += [f"  {record.place}: {record.message}" for record in skipped[:most]]
-    return lines + ([f"  ... and {len(skipped) - most:,} more"] if len(skipped) > most else [])
 
 
 # During training ------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 import modeling_ecg_jepa
+from dataset_scripts.skipped import SkippedRecord
 from modeling_ecg_jepa import (
     EcgJepaConfig,
     EcgJepaConfigError,
@@ -35,7 +36,7 @@ from modeling_ecg_jepa import (
 
 from . import schedules
 from .checkpoints import TrainLog, prepare_output_dir, save_model, write_state
-from .data import Skipped, SyntheticRecords, WfdbRecords, batches, prepare
+from .data import SyntheticRecords, WfdbRecords, batches, prepare
 from .diagnostics import HeartRateProbe, probe_heart_rate
 from .options import PretrainOptions, read_options
 from .report import report
@@ -142,7 +143,7 @@ def summarise(
     watch: Watch,
     probe: HeartRateProbe | None,
     num_records: int,
-    skipped: Sequence[Skipped],
+    skipped: Sequence[SkippedRecord],
     seconds: float,
 ) -> dict[str, Any]:
     """What `training_state.json` says of the run."""
@@ -184,7 +185,7 @@ def start_accelerator(options: PretrainOptions) -> Accelerator:
 
 def load_records(
     options: PretrainOptions, extractor: EcgJepaFeatureExtractor, quiet: bool
-) -> tuple[Dataset, list[Skipped]]:
+) -> tuple[Dataset, list[SkippedRecord]]:
     """Synthetic records or those of `data_dir`, ready to train on, and those left out.
 
     Raises:

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
 from dataset_scripts.records import read_record
+from dataset_scripts.skipped import SkippedRecord, list_skipped
 
 from .checkpoints import LOG, PRETRAINING, STATE
-from .data import Skipped, list_skipped
 
 #: A real recording that comes with the repository, embedded at the end of every run.
 EXAMPLE_RECORD = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "records" / "ptb-xl" / "00001_hr"
@@ -26,8 +26,8 @@ def report(folder: Path, state: dict[str, Any]) -> None:
     if state["heart_rate_probe"]:
         parts.append(describe_probe(state["heart_rate_probe"], state["options"]["probe_records"] // 2))
     if state["records_left_out"]:
-        skipped = [Skipped(**record) for record in state["records_left_out"]]
-        parts.append("\n".join([f"{len(skipped):,} records were left out:", *list_skipped(skipped)]))
+        skipped = [SkippedRecord(**record) for record in state["records_left_out"]]
+        parts.append("\n".join([f"{len(skipped):,} records were left out:", *list_skipped(skipped, most=10)]))
     parts += [describe_embedding(folder), describe_folder(folder)]
     print("", *parts, sep="\n\n")
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset
 from dataset_scripts.records import read_record
 from dataset_scripts.synthetic import synthesize_record
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaFeatureExtractor, EcgJepaRecordError
-from train.data import MemoryRecords, Skipped, SyntheticRecords, WfdbRecords, batches, list_skipped, prepare
+from train.data import MemoryRecords, SyntheticRecords, WfdbRecords, batches, prepare
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "records"
 EXTRACTOR = EcgJepaFeatureExtractor()
@@ -98,13 +98,6 @@ def test_held_out_synthetic_records_are_others_than_those_of_training():
     row, truth = held_out.with_truth(2)
     assert truth == synthesize_record(0, 7)[1]
     assert all(not np.array_equal(row["input_values"], training[place]["input_values"]) for place in range(5))
-
-
-def test_the_list_of_records_left_out_is_short_and_counts_all():
-    skipped = [Skipped(f"r{place}", "no signal" if place % 3 else "empty", "what and why") for place in range(30)]
-    lines = list_skipped(skipped, most=4)
-    assert lines[:2] == ["    20 x no signal", "    10 x empty"]
-    assert lines[2:] == [f"  r{place}: what and why" for place in range(4)] + ["  ... and 26 more"]
 
 
 def seen_places(seed: int, count: int) -> list[int]:
