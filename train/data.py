@@ -122,8 +122,6 @@ def prepare(
     if not usable:
         listed = "\n".join(list_skipped(skipped, most=10))
         raise EcgJepaConfigError(f"None of {len(source):,} records can be used.\n{listed}")
-            f"None of {len(source):,} records can be used.\n" + "\n".join(list_skipped(skipped, most=10))
-        )
     return (MemoryRecords(rows) if budget >= 0 else Subset(source, usable)), skipped
 
 
