@@ -90,10 +90,8 @@ def _settle_row(native: NativePieces, place: int, row: int, piece: Piece, nan_po
 
 def _check_gaps(bad: np.ndarray, piece: Piece, lead: str, nan_policy: str) -> None:
     rate = piece.record.sampling_rate
-    edges = np.flatnonzero(np.diff(bad, prepend=False, append=False))
-    starts, lengths = edges[::2], np.diff(edges)[::2]
-    longest = lengths.argmax()
-    if nan_policy == "interpolate" and lengths[longest] <= LONGEST_GAP_SECONDS * rate + 1e-6:
+    start, length = longest_gap(bad)
+    if nan_policy == "interpolate" and length <= LONGEST_GAP_SECONDS * rate + 1e-6:
         return
     remedy = f'Pass nan_policy="interpolate" to fill gaps of up to {LONGEST_GAP_SECONDS:g} s.'
     if nan_policy == "interpolate":
@@ -103,8 +101,16 @@ def _check_gaps(bad: np.ndarray, piece: Piece, lead: str, nan_policy: str) -> No
         )
     raise EcgJepaInputError(
         f"{piece.record.where}Lead {lead} has {bad.sum()} values that are NaN or infinite; the longest gap lasts "
-        f"{lengths[longest] / rate:.3f} s and begins at {(piece.start + starts[longest]) / rate:.3f} s. {remedy}"
+        f"{length / rate:.3f} s and begins at {(piece.start + start) / rate:.3f} s. {remedy}"
     )
+
+
+def longest_gap(bad: np.ndarray) -> tuple[int, int]:
+    """Start and length of the longest run of True in a (samples,) array that has one."""
+    edges = np.flatnonzero(np.diff(bad, prepend=False, append=False))
+    starts, lengths = edges[::2], np.diff(edges)[::2]
+    longest = lengths.argmax()
+    return int(starts[longest]), int(lengths[longest])
 
 
 def pick_leads(native: NativePieces, model_leads: Sequence[str], derive: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,73 @@
+"""`load_ecg_dataset`: any corpus of this package by its name."""
+
+import importlib
+import logging
+import os
+from typing import Any
+
+import datasets
+
+from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaConfigError
+
+from .corpus import EcgCorpus
+from .skipped import list_skipped
+
+logger = logging.getLogger(__name__)
+
+#: Corpus -> its builder, in the module of the same name.
+CORPORA = {
+    "wfdb_folder": "WfdbFolder",
+}
+
+
+def corpus_builder(name: str, **options: Any) -> EcgCorpus:
+    """The builder of a corpus; options as of `load_ecg_dataset`.
+
+    Raises:
+        EcgJepaConfigError: an unknown corpus or option, or an option's value.
+    """
+    if name not in CORPORA:
+        raise EcgJepaConfigError(f"Unknown corpus {name!r}; known: {', '.join(CORPORA)}.")
+    builder = getattr(importlib.import_module(f".{name}", __package__), CORPORA[name])
+    known = {*vars(builder.BUILDER_CONFIG_CLASS()), "config_name", "cache_dir"}
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise EcgJepaConfigError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+    return builder(**options)
+
+
+def load_ecg_dataset(
+    name: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+    num_proc: int | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    **options: Any,
+) -> datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict:
+    """Load a corpus as a `datasets` dataset; rows as `corpus.row_features` describes them.
+
+    Args:
+        name: a key of `CORPORA`, for instance "ptb_xl".
+        data_dir: folder of a copy that is already there; without one the corpus is downloaded.
+        split: "train", "validation", "test", or any slice that `datasets` understands; None gives all of them.
+        streaming: read records when they are asked for, instead of preparing all of them first.
+        num_proc: processes that prepare.
+        cache_dir: where prepared data go; the cache of `datasets` by default.
+        options: those of `EcgCorpusConfig` and of the corpus: sampling_rate, leads, seconds, label_set, on_error, ...
+
+    Raises:
+        EcgJepaConfigError: an unknown corpus or option, or an option's value.
+        EcgJepaRecordError: no folder, no records, a table that cannot be read, and with on_error="raise" the first
+            record that cannot be used.
+    """
+    cache = None if cache_dir is None else os.fspath(cache_dir)
+    builder = corpus_builder(name, data_dir=data_dir, cache_dir=cache, **options)
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare(num_proc=num_proc)
+    left_out = builder.left_out()
+    if left_out:
+        logger.warning("%s: %s records were left out:\n%s", name, len(left_out), "\n".join(list_skipped(left_out, 10)))
+    return builder.as_dataset(split=split)
