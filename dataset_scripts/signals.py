@@ -64,16 +64,21 @@ def resampled(record: EcgRecord, sampling_rate: float) -> EcgRecord:
     samples = round(record.signal.shape[1] * sampling_rate / record.sampling_rate)
     if not samples:
         raise EcgJepaRecordError("too short", f"{record.signal.shape[1]} samples hold none at {sampling_rate:g} Hz")
-    signal, findings = record.signal.astype(np.float64), list(record.findings)
+    signal = record.signal.astype(np.float64)
     missing = np.isnan(signal)
     empty = missing.all(axis=1)
-    for row in np.flatnonzero(missing.any(axis=1) & ~empty):
-        findings.append(_fill_gaps(signal[row], missing[row], record.lead_names[row], record.sampling_rate))
+    findings = [
+        _fill_gaps(signal[row], missing[row], record.lead_names[row], record.sampling_rate)
+        for row in np.flatnonzero(missing.any(axis=1) & ~empty)
+    ]
     signal[empty] = 0.0
     signal = resample(signal, samples)
     signal[empty] = np.nan
     return dataclasses.replace(
-        record, signal=signal.astype(np.float32), sampling_rate=float(sampling_rate), findings=tuple(findings)
+        record,
+        signal=signal.astype(np.float32),
+        sampling_rate=float(sampling_rate),
+        findings=(*record.findings, *findings),
     )
 
 

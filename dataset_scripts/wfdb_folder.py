@@ -130,7 +130,5 @@ class WfdbFolder(EcgCorpus):
 def _holds(text: str, where: str) -> bool:
     value = text.strip().lower()
     if value not in _YES | _NO:
-        raise EcgJepaRecordError(
-            "unclear label", f"{where}: {text!r} is neither yes (1, true) nor no (0, false, empty)."
-        )
+        raise EcgJepaRecordError("unclear label", f"{where}: {text!r} is neither yes (1, true) nor no (0, false, ).")
     return value in _YES
