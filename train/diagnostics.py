@@ -1,7 +1,7 @@
 """Whether a run learns anything: content share, rank, and a heart-rate probe. The loss alone shows none of it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -116,16 +116,12 @@ def embed(
     return {name: torch.cat(parts).double().cpu().numpy() for name, parts in pooled.items()}
 
 
-def ridge_predictions(embeddings: Mapping[str, np.ndarray], fit_values: np.ndarray) -> np.ndarray:
-    """Values of the rows after the first `len(fit_values)`, which are fitted: ridge regression on standardised inputs;
-    its penalty, and which of the embeddings it reads, chosen by leave-one-out among the fitted rows."""
+def ridge_predictions(embeddings: np.ndarray, fit_values: np.ndarray) -> np.ndarray:
+    """Values of the rows after the first `len(fit_values)`, which are fitted: ridge regression on standardised inputs,
+    its penalty chosen by leave-one-out among the fitted rows."""
     fitted = len(fit_values)
-    models = {
-        name: make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE_PENALTIES)).fit(inputs[:fitted], fit_values)
-        for name, inputs in embeddings.items()
-    }
-    best = max(models, key=lambda name: models[name][-1].best_score_)
-    return models[best].predict(embeddings[best][fitted:])
+    model = make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE_PENALTIES)).fit(embeddings[:fitted], fit_values)
+    return model.predict(embeddings[fitted:])
 
 
 def probe_heart_rate(
@@ -135,13 +131,16 @@ def probe_heart_rate(
     heart_rates: np.ndarray,
     collator: EcgJepaDataCollator,
     seed: int,
-) -> HeartRateProbe:
-    """Fit on the first half of the rows, test on the second, with both encoders."""
-    half = len(heart_rates) // 2
-    truth = heart_rates[half:]
-    of_pretrained, of_random = (
-        ridge_predictions(embed(encoder, rows, collator), heart_rates[:half]) for encoder in (pretrained, random)
-    )
+) -> dict[str, HeartRateProbe]:
+    """Fit on the first half of the rows, test on the second, with both encoders: a probe for each pooling of `embed`,
+    so that none is chosen by its result."""
+    of_pretrained, of_random = embed(pretrained, rows, collator), embed(random, rows, collator)
+    return {name: _probe(of_pretrained[name], of_random[name], heart_rates, seed) for name in of_pretrained}
+
+
+def _probe(pretrained: np.ndarray, random: np.ndarray, heart_rates: np.ndarray, seed: int) -> HeartRateProbe:
+    fit_values, truth = np.split(heart_rates, [len(heart_rates) // 2])
+    of_pretrained, of_random = ridge_predictions(pretrained, fit_values), ridge_predictions(random, fit_values)
     return HeartRateProbe(
         pretrained_mae=bootstrap(mean_absolute_error, truth, of_pretrained, seed=seed),
         pretrained_r2=bootstrap(r_squared, truth, of_pretrained, seed=seed),

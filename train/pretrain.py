@@ -118,8 +118,8 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     state: dict[str, Any] = {}
     if main:
         save_model(bare, extractor, folder)
-        probe = run_probe(options, bare, extractor) if options.probe_records else None
-        state = summarise(options, watch, probe, len(records), skipped, time.perf_counter() - started)
+        probes = run_probe(options, bare, extractor) if options.probe_records else None
+        state = summarise(options, watch, probes, len(records), skipped, time.perf_counter() - started)
         write_state(folder, state)
         report(folder, state)
     accelerator.end_training()
@@ -128,7 +128,7 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
 
 def run_probe(
     options: PretrainOptions, model: EcgJepaForPreTraining, extractor: EcgJepaFeatureExtractor
-) -> HeartRateProbe:
+) -> dict[str, HeartRateProbe]:
     """The heart-rate probe on synthetic records that training did not see, against the weights it started from."""
     held_out = SyntheticRecords(extractor, options.seed, options.probe_records, first=options.num_records)
     rows, truths = zip(*(held_out.with_truth(place) for place in range(len(held_out))), strict=True)
@@ -141,7 +141,7 @@ def run_probe(
 def summarise(
     options: PretrainOptions,
     watch: Watch,
-    probe: HeartRateProbe | None,
+    probes: dict[str, HeartRateProbe] | None,
     num_records: int,
     skipped: Sequence[SkippedRecord],
     seconds: float,
@@ -161,7 +161,8 @@ def summarise(
             "floor": options.min_content_share,
             "held": min(shares) >= options.min_content_share,
         },
-        "heart_rate_probe": probe and dataclasses.asdict(probe) | {"beats_random": probe.beats_random},
+        "heart_rate_probe": probes
+        and {name: dataclasses.asdict(probe) | {"beats_random": probe.beats_random} for name, probe in probes.items()},
         "seconds": round(seconds, 1),
         "options": dataclasses.asdict(options),
     }

@@ -41,16 +41,28 @@ def describe_content(share: dict[str, Any]) -> str:
     return text if share["held"] else f"{text}\n{COLLAPSE_WARNING}"
 
 
-def describe_probe(probe: dict[str, Any], tested: int) -> str:
+#: How the embeddings of `diagnostics.embed` are called in words.
+_POOLINGS = {"mean": "mean over all patches", "lead": "mean a lead, side by side"}
+
+
+def describe_probe(probes: dict[str, dict[str, Any]], tested: int) -> str:
+    head = (
+        f"Heart rate of {tested} held-out synthetic records, ridge regression on frozen embeddings: mean error in bpm "
+        "(95% intervals)"
+    )
+    return "\n".join([head, *(_describe_pooling(_POOLINGS[name], probe) for name, probe in probes.items())])
+
+
+def _describe_pooling(pooling: str, probe: dict[str, Any]) -> str:
     def interval(name: str) -> str:
         return "{value:.2f} ({low:.2f} to {high:.2f})".format(**probe[name])
 
     verdict = "beats" if probe["beats_random"] else "DOES NOT clearly beat"
     return (
-        f"Heart rate of {tested} held-out synthetic records, ridge regression on frozen embeddings (95% intervals):\n"
-        f"  pretrained encoder  mean error {interval('pretrained_mae')} bpm, R2 {interval('pretrained_r2')}\n"
-        f"  random weights      mean error {interval('random_mae')} bpm, R2 {interval('random_r2')}\n"
-        f"  difference          {interval('gain')} bpm on the same records: pretraining {verdict} random weights"
+        f"  {pooling}\n"
+        f"    pretrained {interval('pretrained_mae')}, R2 {interval('pretrained_r2')}\n"
+        f"    random weights {interval('random_mae')}, R2 {interval('random_r2')}\n"
+        f"    gain on the same records {interval('gain')}: pretraining {verdict} random weights"
     )
 
 

@@ -109,7 +109,7 @@ def test_the_ridge_probe_finds_what_is_linear_in_the_embeddings():
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(300, 20)) * np.logspace(-2, 2, 20)
     values = 70 + inputs[:, 0] * 500 - inputs[:, 19] * 0.05
-    predicted = ridge_predictions({"mean": inputs, "lead": generator.normal(size=(300, 40))}, values[:200])
+    predicted = ridge_predictions(inputs, values[:200])
     assert mean_absolute_error(values[200:], predicted) < 0.1
     assert r_squared(values[200:], predicted) > 0.999
 
@@ -117,7 +117,7 @@ def test_the_ridge_probe_finds_what_is_linear_in_the_embeddings():
 def test_the_ridge_probe_makes_nothing_of_noise():
     generator = np.random.default_rng(0)
     inputs, values = generator.normal(size=(300, 50)), generator.normal(size=300)
-    assert r_squared(values[200:], ridge_predictions({"mean": inputs}, values[:200])) < 0.1
+    assert r_squared(values[200:], ridge_predictions(inputs, values[:200])) < 0.1
 
 
 def test_bootstrap_intervals_of_a_mean_are_those_of_the_normal_law():
