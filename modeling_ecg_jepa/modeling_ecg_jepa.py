@@ -131,18 +131,25 @@ class EcgJepaLayer(GradientCheckpointingLayer):
         self.drop_path = DropPath(config.drop_path_rate * index / max(num_layers - 1, 1))
 
     def forward(
-        self, hidden_states: Tensor, positions: Tensor, grid: tuple[int, int], valid: Tensor | None = None
+        self,
+        hidden_states: Tensor,
+        positions: Tensor,
+        grid: tuple[int, int],
+        valid: Tensor | None = None,
+        first_wanted: int = 0,
     ) -> Tensor:
-        """hidden_states (B, N, D), positions (N, D) or (B, N, D), valid (B, *grid) or None -> (B, N, D)."""
+        """hidden_states (B, N, D), positions (N, D) or (B, N, D), valid (B, *grid) or None -> the tokens from
+        `first_wanted` on, (B, N - first_wanted, D); what nobody wants is not computed beyond the attention."""
         hidden_states = hidden_states + positions
         if not self._works_in_place(hidden_states):
             hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states), grid, valid)[0])
+            hidden_states = hidden_states[:, first_wanted:]
             return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
         records = max(1, TOKENS_A_CHUNK // hidden_states.shape[1])
         for start in range(0, len(hidden_states), records):
             part = slice(start, start + records)
             self._add_branches(hidden_states[part], grid, None if valid is None else valid[part])
-        return hidden_states
+        return hidden_states[:, first_wanted:]
 
     def _works_in_place(self, hidden_states: Tensor) -> bool:
         """Inference on a CPU takes a large batch a few records at a time and in place: what does not stay in the cache
@@ -493,8 +500,9 @@ class EcgJepaPredictor(nn.Module):
         if valid is not None:
             valid = select_times(valid, times).flatten(0, 1)[:, None]  # (B * L, 1, V + M): a grid of one lead each
         for layer in self.layers:
-            tokens = layer(tokens, positions.to(tokens.dtype), grid=(1, times.shape[-1]), valid=valid)
-        predictions = self.projection(self.norm(tokens[:, num_visible:]))
+            first_wanted = num_visible if layer is self.layers[-1] else 0
+            tokens = layer(tokens, positions.to(tokens.dtype), (1, times.shape[-1]), valid, first_wanted)
+        predictions = self.projection(self.norm(tokens))
         return predictions.unflatten(0, (batch, num_leads))
 
 
