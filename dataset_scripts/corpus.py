@@ -313,11 +313,21 @@ class EcgCorpus(datasets.GeneratorBasedBuilder):
                 raise EcgJepaRecordError(record.reason, f"{record.place}: {record.message}") from error
             raise
         left_out = _read_parts(folder, LEFT_OUT)
+        self._drop_empty_splits(left_out)
         lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in left_out]
         (folder / LEFT_OUT).write_text("".join(lines), encoding="utf-8")
         if left_out:
             reasons = "\n".join(list_skipped(left_out, most=0))
             self.info.description += f"\n\n{len(left_out):,} records were left out:\n{reasons}"
+
+    def _drop_empty_splits(self, left_out: Sequence[SkippedRecord]) -> None:
+        """Splits of which every record was left out: `datasets` cannot read one without rows."""
+        splits = self.info.splits
+        for split in [name for name, info in splits.items() if not info.num_examples]:
+            del splits[split]
+        if not splits:
+            reasons = "\n".join(list_skipped(left_out, most=10))
+            raise EcgJepaRecordError("no records", f"{self.name}: every record was left out:\n{reasons}")
 
     def as_streaming_dataset(self, *args, **kwargs):
         self._streaming = True
@@ -409,7 +419,7 @@ def inside(root: Path, file: str) -> Path:
     return path
 
 
-def files_hash(folder: str | os.PathLike | None) -> str:
+def files_hash(folder: str | None) -> str:
     """A hash over names, sizes and times of all files under a folder."""
     digest = hashlib.sha256()
     for directory, names, files in os.walk(folder or os.devnull):

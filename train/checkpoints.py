@@ -1,7 +1,8 @@
-"""What a run leaves in its output folder, and how it is written: whole or not at all."""
+"""What a run leaves in its output folder, how it is written (whole or not at all), and how a killed run goes on."""
 
 import json
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,8 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modeling_ecg_jepa import EcgJepaFeatureExtractor, EcgJepaForPreTraining, EcgJepaOutputError
-from modeling_ecg_jepa.tools.outputs import whole_file, whole_folder
+import accelerate
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from modeling_ecg_jepa import (
+    EcgJepaCheckpointError,
+    EcgJepaFeatureExtractor,
+    EcgJepaForPreTraining,
+    EcgJepaOutputError,
+)
+from modeling_ecg_jepa.tools.outputs import flush, whole_file, whole_folder
 from modeling_ecg_jepa.tools.verify import write_verification
 
 #: Raised whenever a line or field of these files changes its meaning.
@@ -94,12 +105,125 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
+# Checkpoints: from which a killed run goes on -------------------------------------------------------------------------
+
+#: What a checkpoint holds beside the state that Accelerate saves: how far the run is, and which run it is.
+PROGRESS = "progress.json"
+
+#: Options that may change when a run goes on: they decide neither data nor arithmetic.
+_FREE_OPTIONS = frozenset(
+    "output_dir overwrite resume_from_checkpoint checkpointing_steps checkpoints_to_keep logging_steps cpu_threads "
+    "num_workers memory_gb min_content_share probe_records".split()
+)
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict[str, Any], keep: int) -> None:
+    """Save everything that the run needs to go on under `folder/checkpoint-{step}`, then remove all but the newest.
+
+    All processes call this. The checkpoint has its name only when it is complete and on the disk.
+
+    Args:
+        progress: with "step" and "options"; what else is in it comes back from `load_checkpoint`.
+        keep: how many checkpoints stay.
+
+    Raises:
+        EcgJepaOutputError: it cannot be written; the earlier checkpoints are as they were.
+    """
+    target = folder / f"checkpoint-{progress['step']}"
+    unfinished = folder / f".{target.name}.unfinished"
+    with _as_output_error(target):
+        if accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+        accelerator.wait_for_everyone()
+        accelerator.save_state(os.fspath(unfinished))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            text = json.dumps({"schema_version": SCHEMA_VERSION, "processes": accelerator.num_processes, **progress})
+            (unfinished / PROGRESS).write_text(text, encoding="utf-8")
+            for file in filter(Path.is_file, unfinished.rglob("*")):
+                flush(file)
+            shutil.rmtree(target, ignore_errors=True)  # of a run that went back to an earlier checkpoint
+            os.replace(unfinished, target)
+            for old in checkpoints(folder)[:-keep]:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of an output folder, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / PROGRESS).is_file()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` means: a folder, or with "latest" the newest of the output folder;
+    None where nothing is wanted, or "latest" and there is none yet.
+
+    Raises:
+        EcgJepaCheckpointError: the folder is no checkpoint.
+    """
+    if wanted is None:
+        return None
+    if wanted == "latest":
+        return next(reversed(checkpoints(folder)), None)
+    if not (Path(wanted) / PROGRESS).is_file():
+        there = ", ".join(path.name for path in checkpoints(folder)) or "none"
+        raise EcgJepaCheckpointError(
+            f"--resume_from_checkpoint {wanted}: no {PROGRESS} in there, so it is no checkpoint of a run. "
+            f'Checkpoints in {folder}: {there}; "latest" takes the newest.'
+        )
+    return Path(wanted)
+
+
+def read_progress(checkpoint: Path, options: dict[str, Any], processes: int) -> dict[str, Any]:
+    """How far the run of a checkpoint was, if `options` are those of that run.
+
+    Raises:
+        EcgJepaCheckpointError: it cannot be read, or belongs to a run with other options or another process count.
+    """
+    try:
+        progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
+        saved, step = progress["options"], progress["step"]
+    except (OSError, ValueError, KeyError) as error:
+        raise EcgJepaCheckpointError(f"{checkpoint / PROGRESS} is damaged ({error}); resume from another.") from error
+    changed = [
+        f"{name} was {saved.get(name)!r} and is {value!r}"
+        for name, value in options.items()
+        if name not in _FREE_OPTIONS and saved.get(name) != value
+    ]
+    if progress["processes"] != processes:
+        changed.append(f"the number of processes was {progress['processes']} and is {processes}")
+    if changed:
+        raise EcgJepaCheckpointError(
+            f"{checkpoint} (step {step}) is of another run: {'; '.join(changed)}. Give the same options to go on with "
+            "that run, or another --output_dir to start a new one."
+        )
+    return progress
+
+
+def load_state(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Restore weights, optimizer, gradient scaler and random states, after `accelerator.prepare`.
+
+    Raises:
+        EcgJepaCheckpointError: a file is missing or damaged.
+    """
+    try:
+        accelerator.load_state(os.fspath(checkpoint))
+        random_states = accelerate.utils.load(checkpoint / f"random_states_{accelerator.process_index}.pkl")
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+        raise EcgJepaCheckpointError(f"{checkpoint} is damaged ({error}); resume from another checkpoint.") from error
+    # Accelerate only logs when it fails to restore these.
+    if not torch.equal(torch.get_rng_state(), random_states["torch_manual_seed"]):
+        raise EcgJepaCheckpointError(f"{checkpoint}: the random states could not be restored.")
+
+
 @contextmanager
 def _as_output_error(place: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or error
         raise EcgJepaOutputError(
-            f"Cannot write to {place} ({error.strerror or error}). Choose an --output_dir that you may write to and "
-            "that has room."
+            f"Cannot write to {place} ({cause}). Choose an --output_dir that you may write to and that has room."
         ) from error

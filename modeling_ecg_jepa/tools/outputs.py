@@ -27,7 +27,7 @@ def whole_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path
     try:
         with _as_output_error(path):
             yield unfinished
-            _flush(unfinished)
+            flush(unfinished)
             os.replace(unfinished, path)
     finally:
         with suppress(OSError):
@@ -52,7 +52,7 @@ def whole_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[P
             unfinished.mkdir()
             yield unfinished
             for file in filter(Path.is_file, unfinished.rglob("*")):
-                _flush(file)
+                flush(file)
             _put_in_place(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -93,7 +93,8 @@ def _beside(path: Path, what: str) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{what}")
 
 
-def _flush(file: Path) -> None:
+def flush(file: Path) -> None:
+    """Wait until a file is on the disk."""
     with file.open("rb") as content:
         os.fsync(content.fileno())
 
@@ -111,4 +112,4 @@ def _as_output_error(place: Path) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["whole_file", "whole_folder"]
+__all__ = ["flush", "whole_file", "whole_folder"]
