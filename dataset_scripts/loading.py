@@ -16,6 +16,13 @@ logger = logging.getLogger(__name__)
 
 #: Corpus -> its builder, in the module of the same name.
 CORPORA = {
+    "ptb_xl": "PtbXl",
+    "ludb": "Ludb",
+    "ptbdb": "Ptbdb",
+    "code15": "Code15",
+    "cpsc2018": "Cpsc2018",
+    "ecg_arrhythmia": "EcgArrhythmia",
+    "challenge2021": "Challenge2021",
     "wfdb_folder": "WfdbFolder",
 }
 
