@@ -40,6 +40,12 @@ def corpus_builder(name: str, **options: Any) -> EcgCorpus:
     unknown = sorted(options.keys() - known)
     if unknown:
         raise EcgJepaConfigError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+    configs = [config.name for config in builder.BUILDER_CONFIGS]
+    config_name = options.get("config_name")
+    if config_name is not None and config_name not in configs:
+        raise EcgJepaConfigError(
+            f"{name} has no configuration {config_name!r}; it has {', '.join(configs) or 'none by name'}."
+        )
     return builder(**options)
 
 
