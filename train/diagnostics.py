@@ -52,13 +52,35 @@ def rank_me(embeddings: Tensor) -> float:
 
 @torch.no_grad()
 def watch_targets(model: EcgJepaForPreTraining, batch: dict[str, Tensor], time_mask: Tensor) -> dict[str, float]:
-    """Content share and rank of what the model would have to predict for `batch`, in evaluation mode."""
+    """What a few records tell of a model, in evaluation mode.
+
+    Returns:
+        `content_share` of the targets; `target_std`, their standard deviation between records at the same lead and
+        time, averaged over channels (they are normalised, so 1 is the most); `student_rank_me` and `teacher_rank_me`
+        of the patches' embeddings; `student_teacher_distance`, the size of their difference over the teacher's size.
+    """
     was_training = model.training
     targets = model.eval()(**batch, time_mask=time_mask).targets
+    student, teacher = (encoder(**batch).last_hidden_state.float() for encoder in (model.encoder, model.teacher))
     model.train(was_training)
-    hidden = time_mask.to(targets.device)
-    valid = batch["lead_mask"][:, :, None] & batch["attention_mask"][:, None, hidden]
-    return {"content_share": content_share(targets, valid), "rank_me": rank_me(targets[valid])}
+    there = batch["lead_mask"][:, :, None] & batch["attention_mask"][:, None, :]
+    valid = there[..., time_mask.to(there.device)]
+    student, teacher = student[there.flatten(1)], teacher[there.flatten(1)]
+    return {
+        "content_share": content_share(targets, valid),
+        "target_std": between_std(targets, valid),
+        "student_rank_me": rank_me(student),
+        "teacher_rank_me": rank_me(teacher),
+        "student_teacher_distance": float((student - teacher).norm() / teacher.norm()),
+    }
+
+
+def between_std(targets: Tensor, valid: Tensor) -> float:
+    """Standard deviation between records at the same lead and time, averaged over channels; shapes as above."""
+    targets, weights = targets.double(), valid[..., None].double()
+    of_place = (targets * weights).sum(0) / weights.sum(0).clamp(min=1)
+    variance = ((targets - of_place).square() * weights).sum((0, 1, 2)) / weights.sum().clamp(min=1)
+    return float(variance.sqrt().mean())
 
 
 # Linear probe ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch
 
 from modeling_ecg_jepa import EcgJepaConfig, EcgJepaForPreTraining
 from train.diagnostics import (
+    between_std,
     bootstrap,
     content_share,
     mean_absolute_error,
@@ -92,7 +93,27 @@ def test_a_fresh_paper_model_targets_positions_and_the_levers_bring_content():
     levered = watch_targets(*watched(EcgJepaConfig.from_preset("tiny", **levers)), mask)
     assert paper["content_share"] < 0.01
     assert levered["content_share"] > 0.3
-    assert paper["rank_me"] > 1
+    assert paper["target_std"] < 0.1 < 0.5 < levered["target_std"] < 1
+    assert min(paper["student_rank_me"], paper["teacher_rank_me"]) > 10  # rank looks healthy in either
+    assert paper["student_teacher_distance"] == levered["student_teacher_distance"] == 0  # before the first step
+
+
+def test_the_distance_between_student_and_teacher_is_relative_to_the_teacher():
+    model, batch = watched(EcgJepaConfig.from_preset("tiny"))
+    with torch.no_grad():
+        for parameter in model.encoder.norm.parameters():  # the last layer: its output doubles
+            parameter *= 2
+    seen = watch_targets(model, batch, torch.arange(50) < 20)
+    assert seen["student_teacher_distance"] == pytest.approx(1, rel=1e-5)
+    assert seen["student_rank_me"] == pytest.approx(seen["teacher_rank_me"], rel=1e-5)
+
+
+def test_the_spread_between_records_leaves_out_what_is_missing():
+    targets, valid = randn(400, 2, 3, 5) * 0.7 + 10 * randn(2, 3, 5), torch.ones(400, 2, 3, dtype=torch.bool)
+    assert between_std(targets, valid) == pytest.approx(0.7, rel=0.03)
+    spoilt, valid = targets.clone(), valid.clone()
+    spoilt[:, 1], valid[:, 1] = 1e6, False
+    assert between_std(spoilt, valid) == pytest.approx(between_std(targets[:, :1], valid[:, :1]))
 
 
 def test_watching_leaves_the_model_as_it_was():

@@ -86,7 +86,8 @@ def test_the_log_has_a_header_and_a_line_a_log_step(launched):
     assert header["processes"] == 1
     assert header["options"]["max_steps"] == 200
     assert [line["step"] for line in lines] == [0, 100, 200]
-    names = {"loss", "learning_rate", "momentum", "records_per_second", "content_share", "rank_me"}
+    names = {"loss", "learning_rate", "momentum", "records_per_second", "content_share", "target_std"}
+    names |= {"student_rank_me", "teacher_rank_me", "student_teacher_distance"}
     assert all(names <= line.keys() for line in lines[1:])
 
 
