@@ -14,12 +14,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import pyarrow as pa
 
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaRecordError
 from modeling_ecg_jepa.leads_ecg_jepa import canonical_leads
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 #: A list of anything; `datasets` before 4 calls it Sequence.
 ListOf = getattr(datasets, "List", datasets.Sequence)
+
+#: A batch of rows held in memory ends at this many rows or values: 64 records of 10 s x 12 leads at 500 Hz are 8 MB.
+BATCH_ROWS, BATCH_VALUES = 64, 2**24
 
 #: Where a prepared corpus lists the records that it left out, beside its data.
 LEFT_OUT = "left_out.jsonl"
@@ -118,14 +122,14 @@ class EcgCorpusConfig(datasets.BuilderConfig):
             self.leads = tuple(canonical_leads(self.leads))
 
 
-class EcgCorpus(datasets.GeneratorBasedBuilder):
+class EcgCorpus(datasets.ArrowBasedBuilder):
     """The base of all corpora: a `datasets` builder whose rows have one schema.
 
     A corpus sets `ABOUT` and overrides `index`, and of the other methods of its first part what differs.
     """
 
     BUILDER_CONFIG_CLASS = EcgCorpusConfig
-    DEFAULT_WRITER_BATCH_SIZE = 64  # rows held in memory; a row of 10 s x 12 leads at 500 Hz has 120 kB
+    DEFAULT_WRITER_BATCH_SIZE = BATCH_ROWS
 
     ABOUT: ClassVar[About]
     #: Features of the corpus's own columns.
@@ -223,14 +227,18 @@ class EcgCorpus(datasets.GeneratorBasedBuilder):
                 files[entry.record_id] = entry.file
                 yield entry
 
-    def _generate_examples(self, entries: Sequence[CorpusEntry], root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_tables(self, entries: Sequence[CorpusEntry], root: Path) -> Iterator[tuple[int, pa.Table]]:
+        for place, rows in enumerate(in_batches(self._rows(entries, root))):
+            yield place, as_table(rows, self.info.features)
+
+    def _rows(self, entries: Sequence[CorpusEntry], root: Path) -> Iterator[dict[str, Any]]:
         for entry in entries:
             try:
                 row = self._row(root, entry)
             except EcgJepaError as error:
                 self._leave_out(entry, error)
             else:
-                yield entry.record_id, row
+                yield row
 
     def _row(self, root: Path, entry: CorpusEntry) -> dict[str, Any]:
         """Read a record and bring it into the schema.
@@ -281,7 +289,13 @@ class EcgCorpus(datasets.GeneratorBasedBuilder):
             record = first_seconds(record, config.seconds)
         if config.leads is not None:
             record = with_leads(record, config.leads)
-        return record if config.sampling_rate is None else resampled(record, config.sampling_rate)
+        if config.sampling_rate is not None:
+            record = resampled(record, config.sampling_rate)
+        if self._fixed_length() not in (-1, record.signal.size):
+            samples = self._fixed_length() // len(record.lead_names)
+            text = f"{config.seconds:g} s of it become {record.signal.shape[1]} samples instead of {samples}"
+            raise EcgJepaRecordError("rate does not fit the length", text)
+        return record
 
     # Records that are left out ---------------------------------------------------------------------------------------
 
@@ -305,6 +319,8 @@ class EcgCorpus(datasets.GeneratorBasedBuilder):
 
     def _download_and_prepare(self, dl_manager, verification_mode, **kwargs) -> None:
         folder = Path(self._output_dir)
+        for name in ("fatal", LEFT_OUT):
+            _read_parts(folder, name)  # what a killed run left there is not ours
         try:
             super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
         except datasets.exceptions.DatasetGenerationError as error:
@@ -337,6 +353,8 @@ class EcgCorpus(datasets.GeneratorBasedBuilder):
 class NotChosen(EcgJepaError):
     """A sound record that the options exclude: counted and listed like one that cannot be read, but never an error."""
 
+    by_choice = True
+
     def __init__(self, reason: str, message: str):
         super().__init__(message)
         self.reason = reason
@@ -353,7 +371,7 @@ def _read_parts(folder: Path, name: str) -> list[SkippedRecord]:
     records = [record for part in parts for record in _read_lines(part)]
     for part in parts:
         part.unlink()
-    return sorted(records, key=lambda record: (record.reason, record.place))
+    return sorted(records, key=lambda record: (record.by_choice, record.reason, record.place))
 
 
 def _read_lines(path: Path) -> list[SkippedRecord]:
@@ -390,6 +408,30 @@ def row_features(label_names: Sequence[str], extras: Mapping[str, Any], signal_l
     )
 
 
+def in_batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in lists of a size that memory can hold, however long the records are."""
+    batch: list[dict[str, Any]] = []
+    values = 0
+    for row in rows:
+        batch.append(row)
+        values += row["signal"].size
+        if len(batch) == BATCH_ROWS or values >= BATCH_VALUES:
+            yield batch
+            batch, values = [], 0
+    if batch:
+        yield batch
+
+
+def as_table(rows: Sequence[Mapping[str, Any]], features: datasets.Features) -> pa.Table:
+    """Rows as an Arrow table. `datasets` itself would turn every sample of a signal into a Python object on the way,
+    which takes longer than all the rest of preparing."""
+    others = datasets.Features({name: feature for name, feature in features.items() if name != "signal"})
+    encoded = [{**row, **others.encode_example({name: row[name] for name in others})} for row in rows]
+    schema = features.arrow_schema
+    columns = [pa.array([row[field.name] for row in encoded], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
 # Folders and files ----------------------------------------------------------------------------------------------------
 
 
@@ -399,7 +441,7 @@ def existing_folder(folder: str | os.PathLike) -> Path:
     Raises:
         EcgJepaRecordError: there is none, or it cannot be listed.
     """
-    path = Path(folder).expanduser().resolve()
+    path = Path(os.path.realpath(Path(folder).expanduser()))  # unlike resolve() it does not stumble over loops of links
     try:
         next(path.iterdir(), None)
     except OSError as error:
@@ -408,27 +450,55 @@ def existing_folder(folder: str | os.PathLike) -> Path:
 
 
 def inside(root: Path, file: str) -> Path:
-    """The path of a file that a table of the corpus names.
+    """The path of a file that a table of the corpus names; of a record also without suffix.
 
     Raises:
-        EcgJepaRecordError: it lies outside the corpus's folder.
+        EcgJepaRecordError: it lies outside the corpus's folder, by its name or by a symbolic link, or is no file name.
     """
-    path = (root / file).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise EcgJepaRecordError("path outside the folder", f"{file!r} leads out of {root}; such files are never read.")
-    return path
+    folder = os.path.realpath(root)
+    for suffix in ("", ".hea", ".dat", ".mat"):
+        try:
+            path = os.path.realpath(os.path.join(folder, file + suffix))
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError) as error:  # a loop of links, too long, a zero byte, a folder without permission
+            raise EcgJepaRecordError("not readable", f"{file!r} under {root}: {error}.") from error
+        if path == folder:
+            raise EcgJepaRecordError("not readable", f"{file!r} is the folder {root}, no file in it.")
+        if not Path(path).is_relative_to(folder):
+            text = f"{file!r} leads out of {root}; such files are never read. Give the folder that holds them all."
+            raise EcgJepaRecordError("path outside the folder", text)
+    return Path(folder, file)
 
 
 def files_hash(folder: str | None) -> str:
-    """A hash over names, sizes and times of all files under a folder."""
+    """A hash over names, sizes and times of all files under a folder.
+
+    Raises:
+        EcgJepaRecordError: a folder below cannot be listed; its records would be missing without a word.
+    """
     digest = hashlib.sha256()
-    for directory, names, files in os.walk(folder or os.devnull):
+    for directory, names, files in os.walk(folder, onerror=_refuse_folder) if folder else ():
         names.sort()
         for file in sorted(files):
             path = os.path.join(directory, file)
-            status = os.stat(path, follow_symlinks=False)
-            digest.update(f"{os.path.relpath(path, folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            name = os.fsencode(os.path.relpath(path, folder))
+            digest.update(name + f"\0{size_and_time(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise EcgJepaRecordError("folder not readable", f"Cannot list {error.filename}: {error.strerror}.") from error
+
+
+def size_and_time(path: str | os.PathLike) -> str:
+    """What changes when a file does."""
+    try:
+        status = os.stat(path)  # of what a link leads to
+    except OSError:
+        return "a link to nothing"
+    return f"{status.st_size}\0{status.st_mtime_ns}"
 
 
 def code_hash() -> str:

@@ -86,8 +86,13 @@ def to_counts(signal: np.ndarray) -> tuple[np.ndarray, float]:
     """int16 counts (leads, samples) of a signal in mV, and the millivolts of one count: 0.001 where it fits.
 
     Exact for signals stored at 0.001 mV a count; else rounded to the nearest. NaN becomes -32768.
+
+    Raises:
+        EcgJepaRecordError: a value is infinite.
     """
     largest = float(np.nanmax(np.abs(signal), initial=0.0))
+    if not np.isfinite(largest):
+        raise EcgJepaRecordError("infinite value", f"{np.isinf(signal).sum()} values are infinite, no voltage")
     scale = MILLIVOLTS_A_COUNT
     while largest > 32767.49 * scale:
         scale *= 2

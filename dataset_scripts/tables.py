@@ -1,5 +1,6 @@
 """CSV tables of corpora, read as text and checked: a wrong or missing column is an error that lists what there is."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,17 +26,19 @@ def read_table(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
         raise EcgJepaRecordError("table missing", f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, pd.errors.ParserError) as error:  # also text that is not UTF-8, and an empty file
         raise EcgJepaRecordError("table not readable", f"{path} is not a CSV table in UTF-8: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first columns for names of rows
+        raise EcgJepaRecordError("table not readable", f"{path} has lines with more fields than its first line.")
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise EcgJepaRecordError(
             "table incomplete",
             f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, table.columns))}.",
         )
-    return table
+    return table.fillna("")  # lines with fewer fields
 
 
 def number(text: str, what: str) -> float | None:
-    """A number of a table; None for an empty field.
+    """A number of a table; None for an empty field and for "nan".
 
     Raises:
         EcgJepaRecordError: it is no number; `what` says where it stands.
@@ -43,6 +46,9 @@ def number(text: str, what: str) -> float | None:
     if not text.strip():
         return None
     try:
-        return float(text)
+        value = float(text)
     except ValueError as error:
         raise EcgJepaRecordError("no number", f"{what}: {text!r} is not a number.") from error
+    if math.isinf(value):
+        raise EcgJepaRecordError("no number", f"{what}: {text!r} is not a finite number.")
+    return None if math.isnan(value) else value

@@ -8,7 +8,7 @@ import datasets
 
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaConfigError, EcgJepaRecordError
 
-from .corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig
+from .corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig, size_and_time
 from .records import find_records
 from .splits import SPLITS, split_by_hash
 from .tables import number, read_table
@@ -72,6 +72,10 @@ class WfdbFolder(EcgCorpus):
         citation="",
     )
 
+    def __init__(self, *args, hash: str | None = None, **kwargs):
+        table = Path(kwargs.get("data_dir") or "", kwargs.get("table") or "")  # need not lie under the folder
+        super().__init__(*args, hash=f"{hash or ''}{size_and_time(table)}", **kwargs)
+
     def label_names(self) -> Sequence[str]:
         config = self.config
         if config.label_columns:
@@ -107,6 +111,8 @@ class WfdbFolder(EcgCorpus):
         def value(column: str | None) -> str:
             return row[column].strip() if column else ""
 
+        if not file:
+            raise EcgJepaRecordError("no record named", f"{where}: the column {config.record_column!r} is empty.")
         split = value(config.split_column)
         if split and split not in SPLITS:
             raise EcgJepaRecordError("unknown split", f"{where}: {split!r} is none of {', '.join(SPLITS)}.")
