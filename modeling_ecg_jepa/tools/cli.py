@@ -227,5 +227,31 @@ def info(
     typer.echo(json.dumps(description, indent=2) if as_json else "\n".join(in_words(description)))
 
 
+@app.command(epilog="Example:\n\n`ecg-jepa labels ptb-xl/1.0.3`")
+def labels(
+    data_dir: Annotated[Path, typer.Argument(metavar="DATA_DIR", help="folder of PTB-XL, with ptbxl_database.csv")],
+    min_likelihood: Annotated[
+        float | None, typer.Option(help="count only statements of at least this likelihood, in percent")
+    ] = None,
+) -> None:
+    """Count records and classes of PTB-XL's six label sets, and of the five superclasses in each fold.
+
+    Where the table has all 21,799 records the counts are compared with the published ones; exit code 1 if any differs.
+    The signals need not be there.
+    """
+    from .labels import WHOLE, count_labels, differences, in_words
+
+    rows, counts = count_labels(data_dir, min_likelihood)
+    typer.echo("\n".join([f"{rows:,} records in the table", "", *in_words(counts), ""]))
+    if rows != WHOLE or min_likelihood is not None:
+        typer.echo(f"Not compared with the published numbers: those are for all {WHOLE:,} records and any likelihood.")
+        return
+    differing = differences(counts)
+    if differing:
+        typer.echo("\n".join(["Error: this is not the table of PTB-XL 1.0.3; fetch it again.", *differing]), err=True)
+        raise typer.Exit(ERROR)
+    typer.echo("These are the published numbers.")
+
+
 if __name__ == "__main__":
     app()
