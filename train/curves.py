@@ -40,9 +40,7 @@ def read_log(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
         header, *lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
-        raise EcgJepaCheckpointError(
-            f"Cannot read {folder / LOG}: {error}. Name the output folder of a run."
-        ) from error
+        raise EcgJepaCheckpointError(f"Cannot read {folder / LOG} ({error}). Name a run's output folder.") from error
     return header, lines
 
 
