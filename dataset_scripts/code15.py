@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig, inside
+from dataset_scripts.download import Zenodo
 from dataset_scripts.hdf5 import open_tracings
 from dataset_scripts.records import EcgRecord
 from dataset_scripts.tables import number, read_table
@@ -76,13 +77,22 @@ class Code15(EcgCorpus):
         ),
     )
 
+    def source(self) -> Zenodo:
+        return Zenodo(record=4916206, gigabytes=45)
+
     def index(self, root: Path) -> Iterator[CorpusEntry]:
         table = read_table(root / "exams.csv", _COLUMNS)
         # File by file: every process then works through few of them. Within a file in the table's order.
         table = table.sort_values("trace_file", kind="stable")
         lines = table.index + 2
         for line, values in zip(lines, zip(*(table[column] for column in _COLUMNS), strict=True), strict=True):
-            yield _entry(dict(zip(_COLUMNS, values, strict=True)), f"exams.csv, line {line}")
+            row = dict(zip(_COLUMNS, values, strict=True))
+            try:
+                entry = _entry(row, f"exams.csv, line {line}")
+            except EcgJepaRecordError as error:
+                self._leave_out(CorpusEntry(row["exam_id"][:20], row["trace_file"][:100]), error)
+            else:
+                yield entry
 
     def read(self, root: Path, entry: CorpusEntry) -> EcgRecord:
         path = inside(root, entry.file)

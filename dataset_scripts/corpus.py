@@ -25,6 +25,7 @@ import pyarrow as pa
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaRecordError
 from modeling_ecg_jepa.leads_ecg_jepa import canonical_leads
 
+from .download import Source, fetch
 from .quality import QUALITY_FEATURES, quality_columns
 from .records import EcgRecord, read_record
 from .signals import first_seconds, in_canonical_order, resampled, to_counts, with_leads
@@ -161,12 +162,20 @@ class EcgCorpus(datasets.ArrowBasedBuilder):
         """The entry with what only the record tells: labels in its header, for instance."""
         return entry
 
+    def source(self) -> Source | None:
+        """Where the corpus is published, or the part of it that the options need; None where it cannot be fetched."""
+        return None
+
     def download(self, dl_manager: datasets.DownloadManager) -> Path:
-        """Fetch the corpus; the folder where it then lies."""
-        raise EcgJepaConfigError(
-            f"{self.name} cannot be downloaded by this package. Get it from {self.ABOUT.homepage} and pass "
-            "data_dir=FOLDER."
-        )
+        """Fetch the corpus, or what is not there yet of it; the folder where it then lies."""
+        source = self.source()
+        if source is None:
+            raise EcgJepaConfigError(
+                f"{self.name} cannot be downloaded by this package. Get it from {self.ABOUT.homepage} and pass "
+                "data_dir=FOLDER."
+            )
+        cache = dl_manager.download_config.cache_dir or datasets.config.DOWNLOADED_DATASETS_PATH
+        return fetch(source, Path(cache) / "ecg-jepa" / source.name)
 
     def label_names(self) -> Sequence[str]:
         """The classes of the configured label set, in the order of the feature."""

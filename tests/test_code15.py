@@ -179,16 +179,22 @@ def test_exams_that_cannot_be_read_are_left_out_by_reason(corpus, tmp_path):
         (("11,", "9" * 5000 + ","), "no number"),
         ((",50,", ",old,"), "no number"),
         ((",True,49.5", ",perhaps,49.5"), "unclear label"),
-        ((HEADER, HEADER.replace("trace_file", "file")), "table incomplete"),
     ],
 )
-def test_a_table_that_is_not_understood_is_an_error_that_says_where(tmp_path, change, reason):
-    write_table(tmp_path, row(11))
-    table = tmp_path / "exams.csv"
-    table.write_text(table.read_text().replace(*change))
-    with pytest.raises(EcgJepaRecordError, match="exams.csv") as caught:
-        load_ecg_dataset("code15", data_dir=tmp_path, cache_dir=tmp_path / "cache")
-    assert caught.value.reason == reason
+def test_a_line_that_is_not_understood_costs_its_exam_only(corpus, tmp_path, change, reason):
+    write_table(corpus, row(11).replace(*change), row(12))
+    assert set(rows_of(corpus, tmp_path / "cache")) == {"12"}
+    assert [*left_out(corpus, tmp_path / "again").values()] == [reason]
+    with pytest.raises(EcgJepaRecordError, match="exams.csv, line 2"):
+        load_ecg_dataset("code15", data_dir=corpus, cache_dir=tmp_path / "cache", on_error="raise")
+
+
+def test_a_table_without_a_column_is_an_error(corpus, tmp_path):
+    write_table(corpus, row(11))
+    table = corpus / "exams.csv"
+    table.write_text(table.read_text().replace("trace_file", "file"))
+    with pytest.raises(EcgJepaRecordError, match="no column 'trace_file'"):
+        load_ecg_dataset("code15", data_dir=corpus, cache_dir=tmp_path / "cache")
 
 
 # The HDF5 reader
