@@ -566,7 +566,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
     def forward(
         self,
         input_values: Tensor,
-        time_mask: Tensor | None = None,
+        time_mask: Tensor | Sequence[Tensor] | None = None,
         attention_mask: Tensor | None = None,
         lead_mask: Tensor | None = None,
         leads: Sequence[str] | Tensor | None = None,
@@ -578,7 +578,8 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             input_values, attention_mask, lead_mask, leads: as in `EcgJepaModel`.
             time_mask (`(T,)` or `(B, T)` bool, *optional*): True = hidden; shared by the batch, or one a record with
                 equal counts. Best on the CPU, where counting does not wait for a GPU. Drawn as the configuration says
-                when not given.
+                when not given. A list of masks is predicted one after the other from a single pass of the teacher:
+                the loss is their mean, and of all else the output holds a tuple, one a mask.
             generator (`torch.Generator`, *optional*): what masks are drawn from.
 
         Raises:
@@ -588,34 +589,29 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         num_times = samples // self.config.patch_size
         if time_mask is None:
             time_mask = sample_time_mask(self.config, num_times, generator)
-        visible, hidden = (times.to(input_values.device) for times in split_times(time_mask, batch, num_times))
+        masks = time_mask if isinstance(time_mask, list | tuple) else [time_mask]
+        times = [split_times(mask, batch, num_times) for mask in masks]
         valid = valid_patches(attention_mask, lead_mask, batch, num_leads, num_times)
         inputs = {"attention_mask": attention_mask, "lead_mask": lead_mask, "leads": leads}
 
         with torch.no_grad():
-            everything = self.teacher(input_values, **inputs).last_hidden_state.unflatten(1, (num_leads, -1))
-            targets = self._targets(everything, hidden, leads, valid)
-        encoded = self.encoder(input_values, visible_times=visible, **inputs, **kwargs)
-        context = encoded.last_hidden_state.unflatten(1, (num_leads, -1))
-        predictions = self.predictor(context, visible, hidden, valid)
-        loss = prediction_loss(predictions, targets, None if valid is None else select_times(valid, hidden))
-        return EcgJepaForPreTrainingOutput(
-            loss=loss,
-            predictions=predictions,
-            targets=targets,
-            time_mask=time_mask,
-            context=context,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-
-    def _targets(self, everything: Tensor, hidden: Tensor, leads, valid: Tensor | None) -> Tensor:
-        """The teacher's output (B, L, T, D) at the hidden times: centred if so configured, normalised over channels."""
-        everything = everything.float()
-        if self.config.target_centering:
-            everything = self._centred(everything, leads, valid)
-        targets = select_times(everything, hidden)
-        return F.layer_norm(targets, targets.shape[-1:], eps=self.config.layer_norm_eps)
+            everything = self.teacher(input_values, **inputs).last_hidden_state.unflatten(1, (num_leads, -1)).float()
+            if self.config.target_centering:
+                everything = self._centred(everything, leads, valid)
+        outputs = []
+        for mask, (visible, hidden) in zip(masks, times, strict=True):
+            visible, hidden = visible.to(input_values.device), hidden.to(input_values.device)
+            encoded = self.encoder(input_values, visible_times=visible, **inputs, **kwargs)
+            context = encoded.last_hidden_state.unflatten(1, (num_leads, -1))
+            predictions = self.predictor(context, visible, hidden, valid)
+            targets = select_times(everything, hidden)
+            targets = F.layer_norm(targets, targets.shape[-1:], eps=self.config.layer_norm_eps)
+            loss = prediction_loss(predictions, targets, None if valid is None else select_times(valid, hidden))
+            outputs.append((loss, predictions, targets, mask, context, encoded.hidden_states, encoded.attentions))
+        if masks is not time_mask:
+            return EcgJepaForPreTrainingOutput(*outputs[0])
+        losses, *others = zip(*outputs, strict=True)
+        return EcgJepaForPreTrainingOutput(torch.stack(losses).mean(), *others)
 
     def _centred(self, everything: Tensor, leads, valid: Tensor | None) -> Tensor:
         num_times, most = everything.shape[2], self.config.num_patches

@@ -257,6 +257,18 @@ def test_a_mask_a_record_equals_the_records_apart(signal):
         torch.testing.assert_close(together.targets[record], alone.targets[0], rtol=0, atol=1e-5)
 
 
+def test_several_masks_share_one_pass_of_the_teacher(signal):
+    model = EcgJepaForPreTraining(tiny(target_centering=True, drop_path_rate=0.0)).train()
+    masks = [torch.arange(50) < 20, torch.arange(50) % 3 == 0]
+    apart = [model(signal, time_mask=mask) for mask in masks]
+    model._seen_targets.clear()
+    together = model(signal, time_mask=masks)
+    assert len(model._seen_targets) == 1
+    torch.testing.assert_close(together.loss, (apart[0].loss + apart[1].loss) / 2)
+    for name in ("predictions", "targets", "context", "time_mask"):
+        torch.testing.assert_close(list(together[name]), [output[name] for output in apart])
+
+
 def test_masks_are_drawn_from_the_generator(signal):
     model = EcgJepaForPreTraining(tiny()).eval()
     masks = [model(signal, generator=torch.Generator().manual_seed(seed)).time_mask for seed in (1, 1, 2)]
