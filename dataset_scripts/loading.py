@@ -27,15 +27,24 @@ CORPORA = {
 }
 
 
+def corpus_class(name: str) -> type[EcgCorpus]:
+    """The class of a corpus's builder.
+
+    Raises:
+        EcgJepaConfigError: an unknown corpus.
+    """
+    if name not in CORPORA:
+        raise EcgJepaConfigError(f"Unknown corpus {name!r}; known: {', '.join(CORPORA)}.")
+    return getattr(importlib.import_module(f".{name}", __package__), CORPORA[name])
+
+
 def corpus_builder(name: str, **options: Any) -> EcgCorpus:
     """The builder of a corpus; options as of `load_ecg_dataset`.
 
     Raises:
         EcgJepaConfigError: an unknown corpus or option, or an option's value.
     """
-    if name not in CORPORA:
-        raise EcgJepaConfigError(f"Unknown corpus {name!r}; known: {', '.join(CORPORA)}.")
-    builder = getattr(importlib.import_module(f".{name}", __package__), CORPORA[name])
+    builder = corpus_class(name)
     known = {*vars(builder.BUILDER_CONFIG_CLASS()), "config_name", "cache_dir"}
     unknown = sorted(options.keys() - known)
     if unknown:

@@ -253,5 +253,87 @@ def labels(
     typer.echo("These are the published numbers.")
 
 
+@app.command(
+    epilog="Examples:\n\n"
+    "`ecg-jepa prepare ptb_xl --data-dir ptb-xl/ --output-dir prepared/ptb-xl --label-set superdiagnostic`\n\n"
+    "`ecg-jepa prepare wfdb_folder --data-dir records/ --output-dir prepared/ours --sampling-rate 250 --seconds 10 "
+    "--leads I,II,V1,V2,V3,V4,V5,V6 --option table=ours.csv --option label_columns=AF,MI`\n\n"
+    "Then, with no code of ours: `datasets.load_dataset('prepared/ours')`"
+)
+def prepare(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="ptb_xl, code15, wfdb_folder, ...")],
+    output_dir: Annotated[Path, typer.Option(help="folder to make")],
+    data_dir: Annotated[Path | None, typer.Option(help="where the corpus lies; without it, it is downloaded")] = None,
+    sampling_rate: Annotated[
+        float | None, typer.Option(help="resample to this rate in Hz; else the files' own")
+    ] = None,
+    leads: Annotated[str | None, typer.Option(help="keep these leads, in this order: I,II,V1; else all")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="keep the first seconds, and no shorter records; else all of each")
+    ] = None,
+    label_set: Annotated[str | None, typer.Option(help="which labels; the corpus's own default if not given")] = None,
+    config_name: Annotated[str | None, typer.Option(help="a named configuration of the corpus")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="any other option of the corpus; may be repeated")
+    ] = None,
+    on_error: Annotated[
+        str, typer.Option(help="skip: leave faulty records out, list them; raise: stop at one")
+    ] = "skip",
+    num_proc: Annotated[int, typer.Option(min=1, help="processes; each writes shards of its own")] = 1,
+    max_shard_size: Annotated[str, typer.Option(help="size of a Parquet file before compression")] = "200MB",
+    cache_dir: Annotated[Path | None, typer.Option(help="where downloads are kept")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="USER/NAME", help="upload the finished folder as this dataset")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier result")] = False,
+    progress: Annotated[bool, typer.Option(help="show a progress bar")] = True,
+) -> None:
+    """Write a corpus of ECGs as Parquet files with a dataset card, which plain `datasets.load_dataset` reads.
+
+    With a rate, leads and seconds all rows have signals of one size, ready for a model. Records that cannot be used
+    are counted, listed with the reason and left out (exit code 3); the folder appears only when it is whole.
+    """
+    import datasets
+
+    from dataset_scripts.skipped import list_skipped
+
+    from .prepare import check_can_push, parse_options, push
+    from .prepare import prepare as prepare_corpus
+
+    if push_to_hub is not None:
+        check_can_push(push_to_hub)
+    if not progress:
+        datasets.disable_progress_bars()
+    given = {
+        "data_dir": data_dir,
+        "sampling_rate": sampling_rate,
+        "leads": _names(leads),
+        "seconds": seconds,
+        "label_set": label_set,
+        "config_name": config_name,
+        "cache_dir": None if cache_dir is None else str(cache_dir),
+    }
+    prepared = prepare_corpus(
+        corpus,
+        output_dir,
+        num_proc=num_proc,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+        on_error=on_error,
+        **{name: value for name, value in given.items() if value is not None},
+        **parse_options(corpus, option or []),
+    )
+    for split, statistics in prepared.splits.items():
+        typer.echo(f"{statistics.records:8,} records  {split}")
+    typer.echo(f"written  {output_dir}")
+    if push_to_hub is not None:
+        typer.echo(f"pushed   {push(output_dir, push_to_hub)}")
+    if prepared.left_out:
+        typer.echo(f"{len(prepared.left_out):,} left out:")
+        typer.echo("\n".join(list_skipped(prepared.left_out, most=20)))
+    if any(not record.by_choice for record in prepared.left_out):
+        raise typer.Exit(IN_PART)
+
+
 if __name__ == "__main__":
     app()
