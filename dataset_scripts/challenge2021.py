@@ -9,21 +9,22 @@ from types import MappingProxyType
 
 import datasets
 
+from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig
+from dataset_scripts.download import PhysioNet
+from dataset_scripts.records import EcgRecord, find_records
+from dataset_scripts.snomed import CLASSES, SCORED_CLASSES, classes_of, statements
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaConfigError, EcgJepaRecordError
-
-from .corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig
-from .records import EcgRecord, find_records
-from .snomed import CLASSES, SCORED_CLASSES, classes_of, statements
 
 VERSION = datasets.Version("1.0.3")
 
 
 @dataclass(frozen=True)
 class ChallengeSet:
-    """A training set: what its records are called, and what to know of it."""
+    """A training set: what its records are called, about how large it is, and what to know of it."""
 
     record: str
     example: str
+    gigabytes: float
     description: str
 
 
@@ -32,21 +33,24 @@ SETS: Mapping[str, ChallengeSet] = MappingProxyType(
         "georgia": ChallengeSet(
             r"E\d{5}",
             "E00001",
+            1.3,
             "10,344 records of 5 to 10 s at 500 Hz, from Emory University, Atlanta. E07509 and E07510 are the same "
             "recording.",
         ),
         "cpsc_2018": ChallengeSet(
             r"A\d{4}",
             "A0001",
+            1.4,
             "6,877 records of 6 to 144 s at 500 Hz: the public part of CPSC2018, the same records as the corpus "
             "cpsc2018. Its premature ventricular beats are coded as ventricular ectopics (VEB), which are not scored.",
         ),
         "cpsc_2018_extra": ChallengeSet(
-            r"Q\d{4}", "Q0001", "3,453 records of 8 to 98 s at 500 Hz: what CPSC2018 did not use."
+            r"Q\d{4}", "Q0001", 0.7, "3,453 records of 8 to 98 s at 500 Hz: what CPSC2018 did not use."
         ),
         "ptb": ChallengeSet(
             r"S\d{4}",
             "S0001",
+            1.5,
             "516 records of 32 to 120 s at 1000 Hz: the same recordings as the PTB Diagnostic ECG Database. Several "
             "are of one patient, which the headers do not tell: a patient may be in several splits. The corpus ptbdb "
             "knows its patients.",
@@ -54,6 +58,7 @@ SETS: Mapping[str, ChallengeSet] = MappingProxyType(
         "ptb-xl": ChallengeSet(
             r"HR\d{5}",
             "HR00001",
+            2.7,
             "21,837 records of 10 s at 500 Hz: the same data as PTB-XL, HR00001 being its ecg_id 1. Whatever is "
             "trained on this set has seen PTB-XL's test fold; and as the headers do not tell patients, a patient may "
             "be in several splits here. For PTB-XL's own folds use the corpus ptb_xl.",
@@ -61,18 +66,21 @@ SETS: Mapping[str, ChallengeSet] = MappingProxyType(
         "chapman_shaoxing": ChallengeSet(
             r"JS(0\d{4}|10[0-5]\d\d|106[0-3]\d|1064[0-6])",
             "JS00001",
+            1.3,
             "10,247 records of 10 s at 500 Hz: part of the corpus ecg_arrhythmia, on which the published ECG-JEPA "
             "weights were pretrained.",
         ),
         "ningbo": ChallengeSet(
             r"JS(1064[7-9]|106[5-9]\d|10[7-9]\d\d|1[1-9]\d{3}|[2-9]\d{4})",
             "JS10647",
+            4.3,
             "34,905 records of 10 s at 500 Hz: part of the corpus ecg_arrhythmia, on which the published ECG-JEPA "
             "weights were pretrained.",
         ),
         "st_petersburg_incart": ChallengeSet(
             r"I\d{4}",
             "I0001",
+            0.9,
             "74 records of 30 minutes at 257 Hz, of 32 patients, which the headers do not tell: a patient may be in "
             "several splits. A row of a whole record is large: give `seconds`.",
         ),
@@ -114,6 +122,9 @@ class Challenge2021(EcgCorpus):
                 f"{self.name} has no set {self.config.name!r}; config_name must be one of {', '.join(SETS)}."
             )
         return SETS[self.config.name]
+
+    def source(self) -> PhysioNet:
+        return PhysioNet("challenge-2021", "1.0.3", self._set().gigabytes, only=(f"training/{self.config.name}/",))
 
     def index(self, root: Path) -> Iterator[CorpusEntry]:
         chosen = self._set()

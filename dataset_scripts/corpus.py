@@ -3,6 +3,8 @@
 A corpus is a short file with a subclass of `EcgCorpus` that says where its records are and what its tables tell of
 them. This file does the rest: reading, cropping, resampling, quality columns, splits, and records that are left out.
 
+A corpus's file imports by the package's full name: `datasets` 3, which loads it as a script, copies the file elsewhere.
+
 From a row to millivolts:
 
     counts = np.asarray(row["signal"], np.int16).reshape(len(row["lead_names"]), -1)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import datasets
 
+from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus, inside
+from dataset_scripts.download import PhysioNet
+from dataset_scripts.matlab import read_matlab_record
+from dataset_scripts.records import EcgRecord, read_record
+from dataset_scripts.snomed import class_of, statements
+from dataset_scripts.splits import split_by_hash
+from dataset_scripts.tables import read_table
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaRecordError
-
-from .corpus import About, CorpusEntry, EcgCorpus, inside
-from .matlab import read_matlab_record
-from .records import EcgRecord, read_record
-from .snomed import class_of, statements
-from .splits import split_by_hash
-from .tables import read_table
 
 #: In the order of the numbers 1 to 9 in the organisers' REFERENCE.csv.
 CLASSES = ("Normal", "AF", "I-AVB", "LBBB", "RBBB", "PAC", "PVC", "STD", "STE")
@@ -60,6 +60,10 @@ class Cpsc2018(EcgCorpus):
         "electrocardiogram rhythm and morphology abnormality detection. J Med Imaging Health Inform 8:1368-1373 "
         "(2018).",
     )
+
+    def source(self) -> PhysioNet:
+        """The organisers' own files are not at PhysioNet; these are the same records, with labels in their headers."""
+        return PhysioNet("challenge-2021", "1.0.3", gigabytes=1.4, only=("training/cpsc_2018/",))
 
     def index(self, root: Path) -> Iterator[CorpusEntry]:
         reference = read_reference(root)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import datasets
 
-from .challenge2021 import headers_named
-from .corpus import About, CorpusEntry, EcgCorpus
-from .records import EcgRecord
-from .snomed import CLASSES, SCORED_CLASSES, classes_of, statements
+from dataset_scripts.challenge2021 import headers_named
+from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus
+from dataset_scripts.download import PhysioNet
+from dataset_scripts.records import EcgRecord
+from dataset_scripts.snomed import CLASSES, SCORED_CLASSES, classes_of, statements
 
 # Codes that the challenge does not score and that its tables count in chapman_shaoxing or ningbo: the same records.
 # The corpus's own ConditionNames_SNOMED-CT.csv lists fewer, and four that no record has.
@@ -45,6 +46,9 @@ class EcgArrhythmia(EcgCorpus):
         "arrhythmia research covering more than 10,000 patients. Sci Data 7:48 (2020). Goldberger AL, et al. "
         "PhysioBank, PhysioToolkit, and PhysioNet. Circulation 101:e215-e220 (2000).",
     )
+
+    def source(self) -> PhysioNet:
+        return PhysioNet("ecg-arrhythmia", "1.0.0", gigabytes=5.5)
 
     def index(self, root: Path) -> Iterator[CorpusEntry]:
         for path in headers_named(r"JS\d{5}", "JS00001", root):

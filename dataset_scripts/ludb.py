@@ -9,13 +9,13 @@ import datasets
 import numpy as np
 import wfdb
 
+from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus, ListOf
+from dataset_scripts.download import PhysioNet
+from dataset_scripts.records import EcgRecord
+from dataset_scripts.tables import number, read_table
+from dataset_scripts.wfdb_header import refuse_lfs_pointer
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaRecordError
 from modeling_ecg_jepa.leads_ecg_jepa import KNOWN_LEADS
-
-from .corpus import About, CorpusEntry, EcgCorpus, ListOf
-from .records import EcgRecord
-from .tables import number, read_table
-from .wfdb_header import refuse_lfs_pointer
 
 TABLE = "ludb.csv"
 
@@ -85,8 +85,8 @@ class Ludb(EcgCorpus):
         homepage="https://physionet.org/content/ludb/1.0.1/",
         license="ODC-By 1.0",
         citation="Kalyakulina, A. I., et al.: LUDB: A New Open-Access Validation Tool for Electrocardiogram "
-        "Delineation Algorithms. IEEE Access 8:186181 (2020). doi:10.13026/eegm-h675. Goldberger, A. L., et al.: PhysioBank, "
-        "PhysioToolkit, and PhysioNet. Circulation 101:e215 (2000).",
+        "Delineation Algorithms. IEEE Access 8:186181 (2020). doi:10.13026/eegm-h675. Goldberger, A. L., et al.: "
+        "PhysioBank, PhysioToolkit, and PhysioNet. Circulation 101:e215 (2000).",
     )
     LABEL_SETS = {"rhythm": RHYTHMS}
     EXTRAS = {
@@ -99,6 +99,9 @@ class Ludb(EcgCorpus):
         **{name: ListOf(datasets.Value("string")) for name in _STATEMENTS.values()},
     }
 
+    def source(self) -> PhysioNet:
+        return PhysioNet("ludb", "1.0.1", gigabytes=0.04)
+
     def index(self, root: Path) -> Iterator[CorpusEntry]:
         for row in read_table(root / TABLE, _COLUMNS).to_dict("records"):
             try:
@@ -109,9 +112,8 @@ class Ludb(EcgCorpus):
                 yield entry
 
     def annotate(self, entry: CorpusEntry, record: EcgRecord) -> CorpusEntry:
-        waves = {lead: self._fitted(waves, record) for lead, waves in read_waves(record).items()}
-        leads = self.config.leads or sorted(waves, key=KNOWN_LEADS.index)
-        rows = [(lead, *wave) for lead in leads for wave in waves.get(lead, ())]
+        leads = [lead for lead in self.config.leads or KNOWN_LEADS if lead in record.lead_names]
+        rows = [(lead, *wave) for lead in leads for wave in self._fitted(read_waves(record, lead), record)]
         columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * 5
         table = dict(zip(self.EXTRAS["waves"], columns, strict=True))
         return dataclasses.replace(entry, extras={**entry.extras, "waves": table})
@@ -163,38 +165,36 @@ def _lines(field: str) -> list[str]:
     return [line.strip() for line in field.splitlines() if line.strip()]
 
 
-def read_waves(record: EcgRecord) -> dict[str, list[Wave]]:
-    """Lead -> its waves in order, at the record's own rate, from the annotation files beside its header.
+def read_waves(record: EcgRecord, lead: str) -> list[Wave]:
+    """The waves of a lead in order, at the record's own rate, from the annotation file beside its header.
 
     Raises:
-        EcgJepaRecordError: a lead's file is missing or is no annotation of this record.
+        EcgJepaRecordError: the file is missing, or is no annotation of this record.
     """
     if record.path is None:
         raise EcgJepaRecordError("annotation missing", f"{record.record_id} came from no file, so it has no waves.")
-    samples = record.signal.shape[1]
-    return {lead: _read_annotation(record.path.with_suffix(f".{lead.lower()}"), samples) for lead in record.lead_names}
-
-
-def _read_annotation(path: Path, record_samples: int) -> list[Wave]:
+    path = record.path.with_suffix(f".{lead.lower()}")
     try:
-        with path.open("rb") as content:
-            start = content.read(_LARGEST_ANNOTATION + 1)
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_ANNOTATION + 1)
     except OSError as error:
         raise EcgJepaRecordError(
-            "annotation missing", f"Cannot read {path}, the waves of a lead: {error.strerror}. Fetch it too."
+            "annotation missing", f"Cannot read {path}, the waves of lead {lead}: {error.strerror}. Fetch it too."
         ) from error
-    refuse_lfs_pointer(start, path)
-    if len(start) > _LARGEST_ANNOTATION:
+    refuse_lfs_pointer(content, path)
+    if len(content) > _LARGEST_ANNOTATION:
         raise EcgJepaRecordError("annotation not readable", f"{path} is too large for the waves of one lead.")
+    if not content.endswith(b"\0\0"):  # how every WFDB annotation ends
+        raise EcgJepaRecordError("annotation not readable", f"{path} is cut off or no WFDB annotation; fetch it again.")
     try:
         annotation = wfdb.rdann(str(path.with_suffix("")), path.suffix[1:])
     except _LIBRARY_ERRORS as error:
         raise EcgJepaRecordError("annotation not readable", f"{path} is no WFDB annotation: {error}.") from error
     samples = np.asarray(annotation.sample)
-    if len(samples) and not 0 <= samples.min() <= samples.max() < record_samples:
+    if len(samples) and not 0 <= samples.min() <= samples.max() < record.signal.shape[1]:
         raise EcgJepaRecordError(
             "annotation not readable",
-            f"{path} marks samples {samples.min():,} to {samples.max():,}; the record has {record_samples:,}.",
+            f"{path} marks samples {samples.min():,} to {samples.max():,}; the record has {record.signal.shape[1]:,}.",
         )
     return waves_of(annotation.symbol, samples.tolist())
 

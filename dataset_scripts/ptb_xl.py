@@ -8,11 +8,11 @@ from typing import Any
 import datasets
 import pandas as pd
 
+from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig, ListOf
+from dataset_scripts.download import PhysioNet
+from dataset_scripts.scp_statements import LABEL_SETS, check_min_likelihood, labels_of, likely, parse_scp_codes
+from dataset_scripts.tables import number, read_table
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaConfigError, EcgJepaRecordError
-
-from .corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig, ListOf
-from .scp_statements import LABEL_SETS, check_min_likelihood, labels_of, likely, parse_scp_codes
-from .tables import number, read_table
 
 TABLE = "ptbxl_database.csv"
 
@@ -85,6 +85,11 @@ class PtbXl(EcgCorpus):
         **{name: datasets.Value("string") for name in _TEXTS},
     }
 
+    def source(self) -> PhysioNet:
+        tables = ("ptbxl_database.csv", "scp_statements.csv", "LICENSE.txt")
+        size = {500: 2.7, 100: 0.6}[self.config.files]
+        return PhysioNet("ptb-xl", "1.0.3", gigabytes=size, only=(f"records{self.config.files}/", *tables))
+
     def index(self, root: Path) -> Iterator[CorpusEntry]:
         file_column = _FILE_COLUMNS[self.config.files]
         for row in read_database(root).to_dict("records"):
@@ -101,6 +106,9 @@ class PtbXl(EcgCorpus):
         return "validation" if entry.fold == 9 and self.config.folds == "benchmark" else "train"
 
     def _entry(self, row: dict[str, str], file: str) -> CorpusEntry:
+        where = f"{TABLE}, ecg_id {row['ecg_id']}"
+        if not file:
+            raise EcgJepaRecordError("no file named", f"{where} names no record at {self.config.files} Hz.")
         codes, fold = statements_and_fold(row)
         counted = likely(codes, self.config.min_likelihood)
         return CorpusEntry(
@@ -111,7 +119,7 @@ class PtbXl(EcgCorpus):
             codes=tuple(codes),
             report=row["report"].strip() or None,
             fold=fold,
-            age=number(row["age"], f"ecg_id {row['ecg_id']}, age"),
+            age=number(row["age"], f"{where}, age"),
             sex=_SEXES.get(_whole(row["sex"])),
             extras={"likelihoods": list(codes.values()), **_extras(row)},
         )

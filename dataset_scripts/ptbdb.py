@@ -7,10 +7,10 @@ from pathlib import Path
 
 import datasets
 
+from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus
+from dataset_scripts.download import PhysioNet
+from dataset_scripts.records import EcgRecord, find_records
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaRecordError
-
-from .corpus import About, CorpusEntry, EcgCorpus
-from .records import EcgRecord, find_records
 
 #: The diagnostic classes of the corpus's page, in its order -> what the headers give as the reason for admission.
 #: The page counts 18 patients in the second class, 7 in the fifth and 4 in the eighth, as the headers do together.
@@ -62,6 +62,9 @@ class Ptbdb(EcgCorpus):
     LABEL_SETS = {"diagnosis": tuple(REASONS), "none": ()}
     NEEDS_LABEL = True
     EXTRAS = {name: datasets.Value("string") for name in _SUMMARY.values()}
+
+    def source(self) -> PhysioNet:
+        return PhysioNet("ptbdb", "1.0.0", gigabytes=2)
 
     def index(self, root: Path) -> Iterator[CorpusEntry]:
         for path in find_records(root):

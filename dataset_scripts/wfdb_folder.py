@@ -6,12 +6,11 @@ from pathlib import Path
 
 import datasets
 
+from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig, size_and_time
+from dataset_scripts.records import find_records
+from dataset_scripts.splits import SPLITS, split_by_hash
+from dataset_scripts.tables import number, read_table
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaConfigError, EcgJepaRecordError
-
-from .corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig, size_and_time
-from .records import find_records
-from .splits import SPLITS, split_by_hash
-from .tables import number, read_table
 
 
 @dataclass

@@ -18,6 +18,7 @@ import pytest
 from dataset_scripts import download
 from dataset_scripts.code15 import Code15
 from dataset_scripts.download import PhysioNet, Zenodo, fetch
+from dataset_scripts.loading import CORPORA, corpus_builder
 from dataset_scripts.wfdb_folder import WfdbFolder
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaOutputError, EcgJepaRecordError
 
@@ -359,6 +360,29 @@ def test_a_records_list_is_checked(publisher, tmp_path, change):
 
 
 # Corpora
+
+
+@pytest.mark.parametrize("name", sorted(CORPORA.keys() - {"wfdb_folder", "synthetic"}))
+def test_every_published_corpus_names_the_version_that_it_documents(name, tmp_path):
+    builder = corpus_builder(
+        name, cache_dir=str(tmp_path), **({"config_name": "ptb"} if name == "challenge2021" else {})
+    )
+    source = builder.source()
+    assert 0 < source.gigabytes < 100
+    if isinstance(source, Zenodo):
+        assert str(source.record) in builder.ABOUT.homepage
+    elif name != "cpsc2018":  # of which PhysioNet has a copy in the Challenge's data
+        assert source.root.removeprefix("https://physionet.org/files") in builder.ABOUT.homepage
+        assert source.version == str(builder.config.version or builder.VERSION)
+
+
+def test_the_challenges_sets_and_ptb_xls_rates_are_fetched_apart(tmp_path):
+    one = corpus_builder("challenge2021", config_name="georgia", cache_dir=str(tmp_path)).source()
+    assert one.place(tmp_path) == tmp_path / "training" / "georgia" and not one.wants("training/ptb-xl/g1/HR00001.hea")
+    assert one.wants("training/georgia/g1/E00001.mat")
+    low = corpus_builder("ptb_xl", files=100, cache_dir=str(tmp_path)).source()
+    assert low.wants("records100/00000/00001_lr.dat") and low.wants("ptbxl_database.csv")
+    assert not low.wants("records500/00000/00001_hr.dat")
 
 
 def test_a_corpus_without_a_folder_is_fetched(publisher, tmp_path, monkeypatch):
