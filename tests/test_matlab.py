@@ -47,7 +47,7 @@ def test_the_real_files_are_what_scipy_reads(shared_ecg):
 
 
 def test_the_order_of_the_real_leads_is_the_standard_one(shared_ecg):
-    """The files name no leads; each of the four dependent limb leads is where its equation holds, to the rounding of 1 uV."""
+    """The files name no leads; each dependent limb lead is where its equation holds, to the rounding of 1 uV."""
     for path in (shared_ecg / "cpsc2018").glob("*.mat"):
         i, ii, iii, avr, avl, avf = read_matlab_record(path).signal[:6]
         for dependent, expected in ((iii, ii - i), (avr, -(i + ii) / 2), (avl, i - ii / 2), (avf, ii - i / 2)):

@@ -90,7 +90,7 @@ def test_words_mean_what_the_same_records_later_had_as_codes():
 
 
 def test_every_code_of_the_real_headers_is_in_the_table(shared_ecg):
-    found = set()
+    found: set[str] = set()
     for header in shared_ecg.glob("*/**/*.hea"):
         comments = [line.strip("# ") for line in header.read_text().splitlines() if line.startswith("#")]
         found.update(statements(comments))
