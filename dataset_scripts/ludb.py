@@ -48,7 +48,7 @@ _SEXES = {"M": "male", "F": "female"}
 _PEAKS = {"p": "P", "N": "QRS", "t": "T"}
 
 #: The largest file of the corpus has some 400 bytes.
-_LARGEST_ANNOTATION = 2**20
+_LARGEST_ANNOTATION = 2**16
 
 # What the wfdb library raises on a file that is no annotation.
 _LIBRARY_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError, RuntimeError, OSError)

@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: where the real recordings and the authors' frozen outputs lie, if they do."""
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,15 @@ def shared_ecg() -> Path:
 def shared_reference() -> Path:
     """What the authors' code computed: `authors_tiny/` and `preprocessing.safetensors`."""
     return _shared("reference")
+
+
+@pytest.fixture(scope="session")
+def shared_bulk(tmp_path_factory) -> Path:
+    """More real recordings, `ptb-xl` and `ludb`, unpacked for this session."""
+    archive = _shared("ecg").parent / "ecg-bulk.tar.xz"
+    if not archive.is_file():
+        pytest.skip("needs the file ../shared/ecg-bulk.tar.xz beside the repository")
+    folder = tmp_path_factory.mktemp("bulk")
+    with tarfile.open(archive) as content:
+        content.extractall(folder, filter="data")
+    return folder

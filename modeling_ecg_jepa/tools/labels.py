@@ -94,7 +94,7 @@ def _count(label_set: str, rows: Sequence[tuple[list[str], int]]) -> LabelCounts
     )
 
 
-def differences(counts: Sequence[LabelCounts], published: dict[tuple[str, str], int] | None = None) -> list[str]:
+def differences(counts: Sequence[LabelCounts]) -> list[str]:
     """A line for each published number that the counts do not match."""
     found: dict[tuple[str, str], int] = {}
     for count in counts:
@@ -108,7 +108,7 @@ def differences(counts: Sequence[LabelCounts], published: dict[tuple[str, str], 
         found |= {(count.label_set, what): number for what, number in numbers.items()}
     return [
         f"{label_set}, {what}: {found[label_set, what]:,}, published {number:,}"
-        for (label_set, what), number in (PUBLISHED if published is None else published).items()
+        for (label_set, what), number in PUBLISHED.items()
         if found[label_set, what] != number
     ]
 
