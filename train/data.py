@@ -126,11 +126,12 @@ def prepare(
 
 
 def _walk(source: Dataset, num_workers: int) -> Iterator[Row | SkippedRecord]:
-    return iter(DataLoader(_Checked(source), batch_size=None, collate_fn=_as_it_is, num_workers=num_workers))
+    return iter(DataLoader(_Checked(source), batch_size=None, collate_fn=as_it_is, num_workers=num_workers))
 
 
-def _as_it_is(row: Any) -> Any:
-    return row
+def as_it_is(rows: Any) -> Any:
+    """What a loader collates that gives single rows, or whose dataset makes whole batches."""
+    return rows
 
 
 # During training ------------------------------------------------------------------------------------------------------

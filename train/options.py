@@ -3,14 +3,68 @@
 import argparse
 import dataclasses
 import difflib
+import re
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 
 from modeling_ecg_jepa import EcgJepaConfig, EcgJepaConfigError
+
+#: The name, beside those of corpora, of any folder that `ecg-jepa prepare` wrote.
+PREPARED = "prepared"
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusChoice:
+    """One corpus of a run: `NAME`, `NAME:FOLDER` or `NAME:FOLDER:WEIGHT` on the command line, keys in a recipe.
+
+    Args:
+        name: of a corpus, "challenge2021/georgia" for one of several configurations; or "prepared".
+        data_dir: folder of a copy that is there already; None downloads it.
+        weight: how often a record is drawn beside a record of weight 1.
+        held_out: also its validation and test parts.
+        options: of the corpus's builder; in a recipe all other keys.
+
+    Raises:
+        EcgJepaConfigError: a weight that is not above 0.
+    """
+
+    name: str
+    data_dir: str | None = None
+    weight: float = 1.0
+    held_out: bool = False
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        _require(0 < self.weight < 1e6, "weight", self.weight, f"of {self.name} must be above 0 and below 1e6")
+
+    @classmethod
+    def read(cls, value: Any) -> "CorpusChoice":
+        """
+        Raises:
+            TypeError, ValueError: a value that is neither such a word nor such a mapping.
+        """
+        if isinstance(value, str):
+            name, _, rest = value.partition(":")
+            folder, _, weight = rest.rpartition(":")
+            if not re.fullmatch(r"[0-9.]+", weight) or not folder:
+                folder, weight = rest, "1"
+            value = {"name": name, "data_dir": folder or None, "weight": float(weight)}
+        if not isinstance(value, Mapping) or not value.get("name") or not all(isinstance(key, str) for key in value):
+            raise TypeError(f"{value!r} names no corpus")
+        named = [field.name for field in dataclasses.fields(cls) if field.name != "options"]
+        given = {key: _as_kind(value[key], _CORPUS_TYPES[key]) for key in named if key in value}
+        return cls(**given, options={key: item for key, item in value.items() if key not in named})
+
+    @property
+    def title(self) -> str:
+        return self.name if self.data_dir is None else f"{self.name}:{self.data_dir}"
+
+
+_CORPUS_TYPES = get_type_hints(CorpusChoice)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +83,19 @@ class PretrainOptions:
     logging_steps: Annotated[int, "run", "steps from one log line to the next"] = 50
     cpu_threads: Annotated[int | None, "run", "on a CPU: threads a process; all cores, shared, if not given"] = None
 
-    data_dir: Annotated[list[str] | None, "data", "folders searched for WFDB records; synthetic if not given"] = None
+    data_dir: Annotated[
+        list[str] | None, "data", "folders searched for WFDB records, or the folder of --corpus; synthetic if not given"
+    ] = None
+    corpus: Annotated[
+        list[CorpusChoice] | None,
+        "data",
+        "corpora, their training parts: NAME (in --data_dir, or downloaded), NAME:FOLDER or NAME:FOLDER:WEIGHT, where "
+        "a record of weight 2 is drawn twice as often as others; NAME is that of a corpus (ptb_xl, code15, "
+        "challenge2021/georgia, ...) or `prepared` for a folder of ecg-jepa prepare",
+    ] = None
+    allow_held_out: Annotated[
+        bool, "data", "also the corpora's validation and test parts, on which models are judged"
+    ] = False
     num_records: Annotated[int, "data", "synthetic records to generate"] = 1000
     batch_size: Annotated[int, "data", "records a process and batch"] = 64
     num_workers: Annotated[int, "data", "processes that read or generate records; 0: the training process"] = 0
@@ -82,7 +148,21 @@ class PretrainOptions:
         )
         _require(self.warmup_steps < self.max_steps, "warmup_steps", self.warmup_steps, "must be below max_steps")
         _require(threads is None or threads >= 1, "cpu_threads", threads, "must be at least 1")
+        self.corpora()
         _require(probe == 0 or probe >= 20, "probe_records", probe, "must be 0, or at least 20: intervals need records")
+
+    def corpora(self) -> list[CorpusChoice]:
+        """The corpora of the run with the folder and the leave that stand beside them; none without `corpus`.
+
+        Raises:
+            EcgJepaConfigError: `data_dir` beside corpora that it cannot belong to.
+        """
+        choices = self.corpus or []
+        if choices and self.data_dir:
+            alone = len(choices) == len(self.data_dir) == 1 and choices[0].data_dir is None
+            _require(alone, "data_dir", self.data_dir, "is the folder of one corpus; give several as NAME:FOLDER")
+            choices = [dataclasses.replace(choices[0], data_dir=self.data_dir[0])]
+        return [dataclasses.replace(choice, held_out=choice.held_out or self.allow_held_out) for choice in choices]
 
     def model_config(self) -> EcgJepaConfig:
         """The preset with the model's options that were given.
@@ -137,6 +217,8 @@ def read_recipe(path: str) -> dict[str, Any]:
             raise EcgJepaConfigError(f"{path}: there is no option {name!r}.{_nearest(str(name))}")
         try:
             values[name] = _as_kind(value, _TYPES[name])
+        except EcgJepaConfigError as error:
+            raise EcgJepaConfigError(f"{path}: {name}: {error}") from error
         except (TypeError, ValueError) as error:
             raise EcgJepaConfigError(f"{path}: {name}: {value!r} is not {_in_words(_TYPES[name])}.") from error
     return values
@@ -155,6 +237,8 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return None if value is None else _as_kind(value, get_args(kind)[0])
     if get_origin(kind) is list:
         return [_as_kind(item, *get_args(kind)) for item in (value if isinstance(value, list) else [value])]
+    if kind is CorpusChoice:
+        return CorpusChoice.read(value)
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
@@ -169,7 +253,9 @@ def _from_text(kind: Any) -> Any:
         if kind is str:
             return text
         try:
-            return _as_kind(yaml.safe_load(text), kind)
+            return _as_kind(text if kind is CorpusChoice else yaml.safe_load(text), kind)
+        except EcgJepaConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
         except (TypeError, ValueError, yaml.YAMLError) as error:
             raise argparse.ArgumentTypeError(f"{text!r} is not {_in_words(kind)}") from error
 
@@ -180,7 +266,8 @@ def _in_words(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return f"{_in_words(get_args(kind)[0])} or null"
     if get_origin(kind) is list:
-        return {str: "a list of words", float: "a list of numbers"}[get_args(kind)[0]]
+        words = {str: "a list of words", float: "a list of numbers", CorpusChoice: "a list of corpora"}
+        return words[get_args(kind)[0]]
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
 
 
@@ -216,7 +303,9 @@ def _argument(kind: Any) -> dict[str, Any]:
     if kind is bool:
         return {"type": _from_text(bool), "nargs": "?", "const": True, "metavar": "true|false"}
     if get_origin(kind) is list:
-        return {"type": _from_text(get_args(kind)[0]), "nargs": "+", "metavar": "VALUE"}
+        corpora = get_args(kind)[0] is CorpusChoice
+        kinds = {"metavar": "NAME[:FOLDER[:WEIGHT]]", "action": "extend"} if corpora else {"metavar": "VALUE"}
+        return {"type": _from_text(get_args(kind)[0]), "nargs": "+", **kinds}
     return {"type": _from_text(kind), "metavar": "VALUE"}
 
 

@@ -18,7 +18,7 @@ import accelerate
 import numpy as np
 import torch
 import transformers
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin, set_seed
 from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader, Dataset
@@ -36,8 +36,10 @@ from modeling_ecg_jepa import (
 
 from . import schedules
 from .checkpoints import TrainLog, prepare_output_dir, save_model, write_state
-from .data import SyntheticRecords, WfdbRecords, batches, prepare
+from .corpora import held_out_warning, load_corpora
+from .data import SyntheticRecords, WfdbRecords, as_it_is, batches, prepare
 from .diagnostics import HeartRateProbe, probe_heart_rate
+from .mixture import Mixture, MixtureSampler
 from .options import PretrainOptions, read_options
 from .report import report
 from .watching import Watch
@@ -187,12 +189,17 @@ def start_accelerator(options: PretrainOptions) -> Accelerator:
 def load_records(
     options: PretrainOptions, extractor: EcgJepaFeatureExtractor, quiet: bool
 ) -> tuple[Dataset, list[SkippedRecord]]:
-    """Synthetic records or those of `data_dir`, ready to train on, and those left out.
+    """Synthetic records, those of `data_dir` or of corpora, ready to train on, and those left out.
 
     Raises:
         EcgJepaConfigError: fewer usable records than one batch.
     """
+    if options.corpus:
+        return load_corpora(options, extractor, quiet)
     if options.data_dir:
+        warning = held_out_warning(options.data_dir)
+        if warning and not quiet:
+            print(warning, file=sys.stderr)
         source: Dataset = WfdbRecords(extractor, options.data_dir)
         title = "reading records"
     else:
@@ -210,12 +217,21 @@ def load_records(
 
 
 def make_loader(options: PretrainOptions, records: Dataset, collator: EcgJepaDataCollator) -> DataLoader:
+    """
+    Raises:
+        EcgJepaConfigError: a mixture with fewer records than one batch for every process.
+    """
+    sampler = None
+    if isinstance(records, Mixture):
+        processes = PartialState().num_processes
+        sampler = MixtureSampler(records, options.batch_size, options.seed, processes, options.num_workers)
     return DataLoader(
         records,
         batch_size=options.batch_size,
-        shuffle=True,
+        shuffle=sampler is None,
+        sampler=sampler,
         drop_last=True,
-        collate_fn=collator,
+        collate_fn=collator if sampler is None else as_it_is,  # a mixture gives whole batches
         num_workers=options.num_workers,
         persistent_workers=options.num_workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -1,4 +1,4 @@
-"""Prepared windows, ready for the model: rows of a corpus that are all of one shape, read straight from Arrow or Parquet.
+"""Prepared windows, ready for the model: rows of a corpus, all of one shape, read straight from Arrow or Parquet.
 
 A prepared row holds the model's leads at the model's rate, so all that the extractor would still do is to turn counts
 into millivolts and to mask leads without a signal. `Windows` does that for a whole batch at once, with the extractor's
@@ -25,7 +25,7 @@ from modeling_ecg_jepa.collator_ecg_jepa import MISSING_COUNT
 from modeling_ecg_jepa.leads_ecg_jepa import LIMB_RULES
 from modeling_ecg_jepa.units_ecg_jepa import PLAUSIBLE_MILLIVOLTS, median_deviation
 
-from .data import Row
+from .data import Row, as_it_is
 
 #: Rows of Parquet files held in memory by a process, and among which they are shuffled: 164 MB of 8 leads x 2,500.
 BUFFER_ROWS = 4096
@@ -39,7 +39,7 @@ class PreparedRows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Counts (rows, leads x samples) int16 and the millivolts of a count (rows,) float32."""
 
     def column(self, name: str) -> pa.ChunkedArray | None:
@@ -69,14 +69,14 @@ class ArrowRows:
     def column(self, name: str) -> pa.ChunkedArray | None:
         return self.dataset.data.column(name) if name in self.dataset.column_names else None
 
-    def read(self, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._parts is None:
             table = self.dataset.data.table.select(["signal", "signal_scale"])
             self._parts = [_arrays(batch) for batch in table.to_batches()]
             self._starts = np.cumsum([0, *(len(scales) for _, scales in self._parts)]).tolist()
-        counts = np.empty((len(places), self._parts[0][0].shape[1]), dtype=np.int16)
+        counts = np.empty((len(places), self.schema.field("signal").type.list_size), dtype=np.int16)
         scales = np.empty(len(places), dtype=np.float32)
-        for row, place in enumerate(places):
+        for row, place in enumerate(places.tolist()):
             part = bisect.bisect_right(self._starts, place) - 1
             in_part = place - self._starts[part]
             counts[row], scales[row] = self._parts[part][0][in_part], self._parts[part][1][in_part]
@@ -112,15 +112,13 @@ class ParquetRows:
             return None
         return pa.concat_tables([pq.read_table(file, columns=[name]) for file in self.files]).column(0)
 
-    def read(self, places: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        places = np.asarray(places)
-        counts, scales = None, np.empty(len(places), dtype=np.float32)
+    def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        counts = np.empty((len(places), self.schema.field("signal").type.list_size), dtype=np.int16)
+        scales = np.empty(len(places), dtype=np.float32)
         groups = np.searchsorted(self.starts, places, side="right") - 1
         for group in np.unique(groups):
             rows = np.flatnonzero(groups == group)
             group_counts, group_scales = self._group(int(group))
-            if counts is None:
-                counts = np.empty((len(places), group_counts.shape[1]), dtype=np.int16)
             in_group = places[rows] - self.starts[group]
             counts[rows], scales[rows] = group_counts[in_group], group_scales[in_group]
         return counts, scales
@@ -228,10 +226,6 @@ class Windows(Dataset):
         return order[order >= 0]
 
 
-def as_it_is(batch: Any) -> Any:
-    return batch
-
-
 def check_shape(windows: Windows) -> None:
     """
     Raises:
@@ -270,18 +264,19 @@ def _difference(rows: PreparedRows, leads: Sequence[str], values: int, sampling_
 def leave_out_refused(windows: Windows, *, num_workers: int = 0, quiet: bool = False) -> list[SkippedRecord]:
     """Drop from `windows.usable` the rows that the extractor refuses, so that training never meets one; and say why."""
     loader = DataLoader(_Refusals(windows), batch_size=None, collate_fn=as_it_is, num_workers=num_workers)
-    bar = tqdm(loader, desc=f"checking {windows.name}", disable=quiet, unit_scale=_BLOCK, unit="record")
-    refused = [pair for block in bar for pair in block]
+    refused = []
+    with tqdm(total=len(windows.rows), desc=f"checking {windows.name}", disable=quiet) as bar:
+        for checked, pairs in loader:
+            refused += pairs
+            bar.update(checked)
     if refused:
         names = windows.rows.column("record_id")
         windows.usable = np.setdiff1d(windows.usable, [place for place, _ in refused])
-    return [
-        skipped_by(error, f"{windows.name} {names[place].as_py() if names else place}") for place, error in refused
-    ]
+    return [skipped_by(error, f"{windows.name} {names[place].as_py() if names else place}") for place, error in refused]
 
 
 class _Refusals(Dataset):
-    """By blocks: the places of the rows that the extractor refuses, with its errors."""
+    """By blocks: how many rows, and the places of those that the extractor refuses, with its errors."""
 
     def __init__(self, windows: Windows):
         self.windows = windows
@@ -289,9 +284,9 @@ class _Refusals(Dataset):
     def __len__(self) -> int:
         return -(-len(self.windows.rows) // _BLOCK)
 
-    def __getitem__(self, block: int) -> list[tuple[int, EcgJepaError]]:
+    def __getitem__(self, block: int) -> tuple[int, list[tuple[int, EcgJepaError]]]:
         places = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(self.windows.rows)))
-        return list(self._refused(places, *self.windows.rows.read(places)))
+        return len(places), list(self._refused(places, *self.windows.rows.read(places)))
 
     def _refused(
         self, places: np.ndarray, counts: np.ndarray, scales: np.ndarray

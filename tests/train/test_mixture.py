@@ -1,0 +1,116 @@
+"""The order of training: every record once an epoch, other in each, the same for a seed, processes disjoint."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import BatchSampler
+
+from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaFeatureExtractor
+from train.mixture import Mixture, MixtureSampler
+from train.windows import ArrowRows, ParquetRows, Windows
+
+EXTRACTOR = EcgJepaFeatureExtractor()
+
+
+@pytest.fixture(scope="module")
+def arrow(make_rows) -> Windows:
+    return Windows(ArrowRows(make_rows(24)), EXTRACTOR)
+
+
+@pytest.fixture(scope="module")
+def parquet(make_rows, tmp_path_factory) -> Windows:
+    """40 records in 3 files of several row groups; a buffer of 4,096 rows would make one chunk of all."""
+    folder = tmp_path_factory.mktemp("shards")
+    rows = make_rows(40, seed=1)
+    files = [folder / f"{place}.parquet" for place in range(3)]
+    for place, file in enumerate(files):
+        rows.shard(3, place, contiguous=True).to_parquet(file, batch_size=5)
+    return Windows(ParquetRows(files), EXTRACTOR)
+
+
+def epoch(sampler: MixtureSampler, number: int) -> list[int]:
+    sampler.set_epoch(number)
+    places = list(sampler)
+    assert len(places) == len(sampler)
+    return places
+
+
+@pytest.mark.parametrize("source", ["arrow", "parquet"])
+def test_two_passes_differ_and_a_seed_repeats_itself(source, request, monkeypatch):
+    monkeypatch.setattr("train.windows.BUFFER_ROWS", 12)
+    windows = request.getfixturevalue(source)
+    mixture = Mixture([windows], [1.0])
+    sampler = MixtureSampler(mixture, batch_size=4, seed=3)
+    first, second = epoch(sampler, 0), epoch(sampler, 1)
+    assert sorted(first) == sorted(second) == list(range(len(windows)))
+    assert first != second != sorted(second)
+    assert epoch(MixtureSampler(mixture, 4, seed=3), 1) == second  # without having gone through epoch 0
+    assert epoch(MixtureSampler(mixture, 4, seed=4), 0) != first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_processes_see_disjoint_records_and_together_all(arrow, parquet, workers):
+    mixture = Mixture([arrow, parquet], [1.0, 1.0])
+    sampler = MixtureSampler(mixture, batch_size=4, seed=0, processes=2, workers=workers)
+    batches = list(BatchSampler(sampler, 4, drop_last=True))
+    ranks = [[place for batch in batches[rank::2] for place in batch] for rank in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1])
+    assert not set(ranks[0]) & set(ranks[1])
+    together = set(ranks[0]) | set(ranks[1])
+    # Incomplete batches are dropped, at most one a lane, and lanes that end earlier by a record a corpus.
+    assert len(together) == len(sampler) > 64 - 4 * (max(workers, 1) * 2)
+    seen = set(together)
+    for number in range(1, 6):
+        seen |= set(epoch(sampler, number))
+    assert seen == set(range(64))
+
+
+def test_accelerate_gives_a_process_its_lanes(arrow):
+    from accelerate.data_loader import BatchSamplerShard
+
+    sampler = MixtureSampler(Mixture([arrow], [1.0]), batch_size=2, seed=0, processes=2, workers=2)
+    whole = list(BatchSampler(sampler, 2, drop_last=True))
+    shards = [list(BatchSamplerShard(BatchSampler(sampler, 2, True), 2, rank, even_batches=True)) for rank in (0, 1)]
+    assert shards == [whole[0::2], whole[1::2]]
+
+
+def test_a_worker_reads_what_lies_together(parquet, monkeypatch):
+    monkeypatch.setattr("train.windows.BUFFER_ROWS", 10)
+    sampler = MixtureSampler(Mixture([parquet], [1.0]), batch_size=2, seed=0, workers=2)
+    batches = list(BatchSampler(sampler, 2, drop_last=True))
+    starts = parquet.rows.starts
+    read = [
+        {int(np.searchsorted(starts, place, side="right")) for batch in batches[worker::2] for place in batch}
+        for worker in (0, 1)
+    ]
+    # Half of the row groups each, and at most the chunk in the middle shared.
+    assert len(read[0] & read[1]) <= 3
+    assert max(map(len, read)) <= len(parquet.rows.groups) // 2 + 2
+
+
+def test_weights_say_how_often_a_record_is_drawn(arrow, parquet):
+    sampler = MixtureSampler(Mixture([arrow, parquet], [5.0, 1.0]), batch_size=8, seed=0)
+    drawn = np.bincount(np.concatenate([epoch(sampler, number) for number in range(40)]), minlength=64)
+    rare, often = drawn[24:].mean(), drawn[:24].mean()
+    assert often / rare == pytest.approx(5.0, rel=0.05)
+    # A pass over the whole corpus before the next begins: no record is drawn much more often than another.
+    assert np.ptp(drawn[:24]) <= 3 and np.ptp(drawn[24:]) <= 3
+
+
+def test_corpora_are_mixed_within_a_batch_and_rows_keep_their_places(arrow, parquet):
+    mixture = Mixture([arrow, parquet], [1.0, 1.0])
+    sampler = MixtureSampler(mixture, batch_size=16, seed=0)
+    batches = list(BatchSampler(sampler, 16, drop_last=True))
+    assert all(min(batch) < 24 <= max(batch) for batch in batches)
+    values = mixture.__getitems__(batches[0])["input_values"]
+    for place, expected in zip(batches[0], values, strict=True):
+        assert torch.equal(torch.from_numpy(mixture[place]["input_values"]), expected)
+    assert len(mixture) == 64
+
+
+def test_fewer_records_than_one_batch_for_every_process_are_refused(arrow):
+    mixture = Mixture([arrow], [1.0])
+    with pytest.raises(EcgJepaConfigError, match="batch_size=16 for 2 processes is more than the 24 usable"):
+        MixtureSampler(mixture, batch_size=16, seed=0, processes=2)
+    few = MixtureSampler(mixture, batch_size=12, seed=0, processes=2, workers=8)
+    assert len(epoch(few, 0)) == 24  # workers without work take no lane
