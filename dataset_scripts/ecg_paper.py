@@ -299,8 +299,10 @@ def _draw_mark(axes: "Axes", mark: Mark, strips: Sequence[_Strip]) -> None:
                 zorder=2,
             )
         )
-        # Beside the stretch where there is room, else in it.
-        x, side = (right + 1, "left") if right < 0.7 * axes.get_xlim()[1] else (right - 1, "right")
+        if right < 0.7 * axes.get_xlim()[1]:
+            x, side = right + 1, "left"
+        else:  # in a stretch that is wide enough, else before it
+            x, side = (right - 1 if right - left > 40 else left - 1), "right"
         text = {"color": _MARK, "fontsize": 8, "va": "top", "ha": side, "zorder": 5, "parse_math": False}
         axes.text(x, strip.top - 1.5, mark.text, **text)
 
@@ -316,9 +318,10 @@ def _write_around(
     unseen = [lead for lead in _leads_in_order(record) if lead not in {strip.lead for strip in strips}]
     if unseen:
         caption += f"   not shown: {', '.join(unseen)}"
+    over_traces = {"bbox": {"facecolor": _PAPER, "alpha": 0.85, "edgecolor": "none", "pad": 1.5}, "zorder": 6}
     axes.text(5, height - 5, title, fontsize=11, fontweight="bold", color=_INK, va="top", parse_math=False)
-    axes.text(5, 5, caption, fontsize=8, color=_INK)
-    axes.text(width - 5, 5, DISCLAIMER, fontsize=8, color=_MUTED, ha="right")
+    axes.text(5, 5, caption, fontsize=8, color=_INK, **over_traces)
+    axes.text(width - 5, 5, DISCLAIMER, fontsize=8, color=_MUTED, ha="right", **over_traces)
 
 
 __all__ = ["DISCLAIMER", "Layout", "Mark", "draw_ecg", "ecg_figure", "paper_size"]

@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +10,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from dataset_scripts.ecg_paper import DISCLAIMER, Mark, draw_ecg, ecg_figure, paper_size
-from dataset_scripts.records import EcgRecord
-from dataset_scripts.synthetic import synthesize_record
+from dataset_scripts.records import EcgRecord, read_record
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaInputError
 from modeling_ecg_jepa.leads_ecg_jepa import STANDARD_12_LEADS
 
-RECORD = synthesize_record(0, 0)[0]
+RECORD = read_record(Path(__file__).parent / "fixtures" / "records" / "ptb-xl" / "00001_hr")
 
 
 def texts(figure: Figure) -> list[str]:
