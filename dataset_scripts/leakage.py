@@ -16,18 +16,25 @@ shorter than 10 s of longer records, exchanged or inverted leads, changed speed.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
 import scipy.signal
+from tqdm import tqdm
 
-from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaRecordError
+from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaError, EcgJepaRecordError
 from modeling_ecg_jepa.leads_ecg_jepa import ECG_JEPA_LEADS
 
+from .recordings import Recording
 from .records import EcgRecord
 from .signals import with_leads
+from .skipped import SkippedRecord, skipped_by
 
 #: All signals are compared in this band, Hz: kept whole inside, gone outside the outer pair.
 BAND = (1.5, 20.0)
@@ -53,6 +60,8 @@ CLOSE = 0.283
 _TABLES_A_LEAD, _COORDINATES, _CELL = 8, 12, 1.0
 #: In a bucket each window is compared with so many others at most: a corpus of equal records stays linear.
 _MOST_NEIGHBOURS = 64
+#: A recording is compared with its closest so many, and with those that it is among the closest of.
+_MOST_CANDIDATES = 16
 
 #: Lags that are tried, in seconds: half a stride and a few samples.
 _LONGEST_LAG = 0.6
@@ -186,6 +195,18 @@ def candidate_pairs(points: np.ndarray, owners: np.ndarray) -> Iterator[tuple[in
     Yields:
         (first, second) with first < second, each pair of records once with its closest windows, sorted.
     """
+    closest: Counter = Counter()
+    chosen = []
+    for _, first, second in sorted(_close_pairs(points, owners).values()):
+        records = owners[first], owners[second]
+        if min(closest[record] for record in records) < _MOST_CANDIDATES:
+            chosen.append((first, second))
+            closest.update(records)
+    yield from sorted(chosen)
+
+
+def _close_pairs(points: np.ndarray, owners: np.ndarray) -> dict[tuple[int, int], tuple[float, int, int]]:
+    """Pair of records -> (mean distance, window, window) of its closest windows."""
     found = {}
     for lead, table in np.ndindex(points.shape[1], _TABLES_A_LEAD):
         for first, second in _sharing_a_bucket(points[:, lead], seed=(lead, table)):
@@ -200,13 +221,14 @@ def candidate_pairs(points: np.ndarray, owners: np.ndarray) -> Iterator[tuple[in
             for pair in zip(closeness.tolist(), first[kept].tolist(), second[kept].tolist(), strict=True):
                 records = (owners[pair[1]], owners[pair[2]])
                 found[records] = min(found.get(records, pair), pair)
-    yield from sorted(pair[1:] for pair in found.values())
+    return found
 
 
 def _sharing_a_bucket(points: np.ndarray, seed: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Places of windows that fall into one bucket of a table; each with the next, the next but one, and so on."""
     rng = np.random.default_rng(seed)
-    present = np.flatnonzero(~np.isnan(points[:, 0]))
+    # In any order but that of time: neighbours are not to be the windows of one long record alone.
+    present = rng.permutation(np.flatnonzero(~np.isnan(points[:, 0])))
     directions = rng.normal(size=(_DIMENSIONS, _COORDINATES)).astype(np.float32)
     cells = np.floor(points[present] @ directions / _CELL + rng.uniform(size=_COORDINATES)).astype(np.int64)
     keys = cells @ rng.integers(-(2**62), 2**62, _COORDINATES)  # wraps around, as hashes do
@@ -301,3 +323,125 @@ def _correlations(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     one, two = (x - x.mean(axis=1, keepdims=True) for x in (one, two))
     size = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
     return (one * two).sum(axis=1) / np.maximum(size, 1e-12)
+
+
+# All together ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DuplicatePair:
+    """Two recordings that are one."""
+
+    first: Recording
+    second: Recording
+    match: Match
+
+    @property
+    def relation(self) -> str:
+        """Where the two lie to each other: one of `RELATIONS`."""
+        if self.first.corpus != self.second.corpus:
+            return RELATIONS[2]
+        return RELATIONS[0] if self.first.split == self.second.split else RELATIONS[1]
+
+
+RELATIONS = ("within a split", "across splits", "across corpora")
+
+
+@dataclass(frozen=True)
+class SharedPatient:
+    """A patient with recordings in several splits; `counts` are recordings by (corpus, split)."""
+
+    patient_id: str
+    counts: Mapping[tuple[str, str | None], int]
+
+
+@dataclass(frozen=True)
+class LeakageReport:
+    """What `check_leakage` found; `compared` is the number of recordings whose signals were compared."""
+
+    pairs: list[DuplicatePair]
+    patients: list[SharedPatient]
+    left_out: list[SkippedRecord]
+    compared: int
+
+
+def check_leakage(
+    recordings: Sequence[Recording], *, num_proc: int = 1, same_patients: bool = False, progress: bool = False
+) -> LeakageReport:
+    """Find recordings that are the same signal, and patients in several splits.
+
+    Args:
+        recordings: as `recordings.find_recordings` gives them.
+        num_proc: processes that read; the search itself takes one, and seconds.
+        same_patients: patient ids mean the same in all corpora; else they are compared within each.
+        progress: show bars.
+    """
+    with _workers(num_proc) as mapped:
+        sketches = list(tqdm(mapped(_sketch_of, recordings), "reading", len(recordings), disable=not progress))
+        left_out = [result for result in sketches if isinstance(result, SkippedRecord)]
+        pairs = _candidates(recordings, sketches)
+        matches = tqdm(mapped(_match_of, pairs), "comparing", len(pairs), disable=not progress)
+        found = [
+            DuplicatePair(first, second, match)
+            for ((first, _), (second, _)), match in zip(pairs, matches, strict=True)
+            if match.is_duplicate
+        ]
+    compared = len(recordings) - len(left_out)
+    return LeakageReport(found, shared_patients(recordings, same_patients), left_out, compared)
+
+
+def shared_patients(recordings: Sequence[Recording], same_patients: bool = False) -> list[SharedPatient]:
+    """Patients with recordings in several splits, or with `same_patients` also in several corpora."""
+    places: dict[tuple[str | None, str], Counter] = {}
+    for recording in recordings:
+        if recording.patient_id is not None:
+            corpus = None if same_patients else recording.corpus
+            counts = places.setdefault((corpus, recording.patient_id), Counter())
+            counts[recording.corpus, recording.split] += 1
+    return [SharedPatient(patient, counts) for (_, patient), counts in places.items() if len(counts) > 1]
+
+
+#: A recording and the start of one of its windows, as in `Sketch.starts`.
+_Window = tuple[Recording, int]
+
+
+def _candidates(
+    recordings: Sequence[Recording], sketches: Sequence[Sketch | SkippedRecord]
+) -> list[tuple[_Window, _Window]]:
+    kept = [(place, sketch) for place, sketch in enumerate(sketches) if isinstance(sketch, Sketch)]
+    if not kept:
+        return []
+    points = np.concatenate([sketch.points for _, sketch in kept])
+    windows = [(place, int(start)) for place, sketch in kept for start in sketch.starts]
+    pairs = candidate_pairs(points, np.array([place for place, _ in windows]))
+    return [
+        tuple((recordings[place], start) for place, start in (windows[first], windows[second]))
+        for first, second in pairs
+    ]
+
+
+def _sketch_of(recording: Recording) -> Sketch | SkippedRecord:
+    try:
+        return sketch(recording.read())
+    except EcgJepaError as error:
+        return skipped_by(error, f"{recording} ({recording.place})")
+
+
+def _match_of(pair: tuple[_Window, _Window]) -> Match:
+    (first, start), (second, other_start) = pair
+    return correlation(_read(first), _read(second), (start, other_start))
+
+
+@functools.lru_cache(maxsize=16)
+def _read(recording: Recording) -> EcgRecord:
+    return recording.read()
+
+
+@contextmanager
+def _workers(num_proc: int) -> Iterator[Callable[[Callable, Sequence], Iterable]]:
+    """`map`, in order, over some processes or in this one."""
+    if num_proc == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(num_proc) as pool:
+        yield functools.partial(pool.map, chunksize=16)
