@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dataset_scripts.records import find_records, read_record
 from dataset_scripts.skipped import SkippedRecord, list_skipped, skipped_by
-from dataset_scripts.synthetic import SyntheticTruth, synthesize_record
+from dataset_scripts.synthesis import SyntheticTruth, synthesize_record
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaFeatureExtractor
 
 Row = dict[str, np.ndarray]

@@ -8,7 +8,7 @@ import pytest
 
 from dataset_scripts.corpus import row_features
 from dataset_scripts.signals import to_counts, with_leads
-from dataset_scripts.synthetic import synthesize_record
+from dataset_scripts.synthesis import synthesize_record
 from modeling_ecg_jepa.leads_ecg_jepa import ECG_JEPA_LEADS
 
 MakeRows = Callable[..., datasets.Dataset]

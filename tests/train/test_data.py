@@ -10,7 +10,7 @@ from accelerate.utils import DataLoaderConfiguration
 from torch.utils.data import DataLoader, Subset
 
 from dataset_scripts.records import read_record
-from dataset_scripts.synthetic import synthesize_record
+from dataset_scripts.synthesis import synthesize_record
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaFeatureExtractor, EcgJepaRecordError
 from train.data import MemoryRecords, SyntheticRecords, WfdbRecords, batches, prepare
 

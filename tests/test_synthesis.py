@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.signal import butter, find_peaks, resample, sosfiltfilt, welch
 
-from dataset_scripts.synthetic import DOWER_MATRIX, synthesize_record
+from dataset_scripts.heart import DOWER_MATRIX
+from dataset_scripts.synthesis import synthesize_record
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaInputError
 from modeling_ecg_jepa.leads_ecg_jepa import STANDARD_12_LEADS
 
