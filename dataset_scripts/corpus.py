@@ -330,8 +330,8 @@ class EcgCorpus(datasets.ArrowBasedBuilder):
 
     def _download_and_prepare(self, dl_manager, verification_mode, **kwargs) -> None:
         folder = Path(self._output_dir)
-        for name in ("fatal", LEFT_OUT):
-            _read_parts(folder, name)  # what a killed run left there is not ours
+        for part in [*folder.glob("fatal.*"), *folder.glob(f"{LEFT_OUT}.*")]:
+            part.unlink()  # a killed run left it
         try:
             super()._download_and_prepare(dl_manager, verification_mode, **kwargs)
         except datasets.exceptions.DatasetGenerationError as error:

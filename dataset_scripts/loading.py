@@ -24,6 +24,7 @@ CORPORA = {
     "ecg_arrhythmia": "EcgArrhythmia",
     "challenge2021": "Challenge2021",
     "wfdb_folder": "WfdbFolder",
+    "synthetic": "Synthetic",
 }
 
 
@@ -51,6 +52,8 @@ def corpus_builder(name: str, **options: Any) -> EcgCorpus:
         raise EcgJepaConfigError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
     configs = [config.name for config in builder.BUILDER_CONFIGS]
     config_name = options.get("config_name")
+    if config_name is None and len(configs) > 1 and builder.DEFAULT_CONFIG_NAME is None:
+        raise EcgJepaConfigError(f"{name} has several configurations; pass config_name=, one of {', '.join(configs)}.")
     if config_name is not None and config_name not in configs:
         raise EcgJepaConfigError(
             f"{name} has no configuration {config_name!r}; it has {', '.join(configs) or 'none by name'}."

@@ -40,6 +40,11 @@ class WfdbFolderConfig(EcgCorpusConfig):
 
     def check(self) -> None:
         super().check()
+        if self.label_set is not None:
+            raise EcgJepaConfigError(
+                f"label_set={self.label_set!r}: a folder of one's own has no label sets; name label_columns or "
+                "label_column of its table."
+            )
         if self.label_columns and self.label_column:
             raise EcgJepaConfigError("Give label_columns (one a class) or label_column (all in one), not both.")
         if self.table is None and self.columns():

@@ -58,7 +58,14 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 
 
 def test_numbers():
-    assert [number(text, "age") for text in ("1", " 2.5 ", "", "  ", "nan", "NaN")] == [1.0, 2.5, None, None, None, None]
+    assert [number(text, "age") for text in ("1", " 2.5 ", "", "  ", "nan", "NaN")] == [
+        1.0,
+        2.5,
+        None,
+        None,
+        None,
+        None,
+    ]
     for text in ("old", "1,5", "inf"):
         with pytest.raises(EcgJepaRecordError, match=f"line 3, age: '{text}'"):
             number(text, "line 3, age")
