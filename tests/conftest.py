@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # One thread: the models here are tiny, and threads that wait for each other on a busy machine cost ten times the work.
 torch.set_num_threads(1)
+
+# pytest tests/test_fuzz.py --hypothesis-profile=fuzz
+settings.register_profile("fuzz", max_examples=3000)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
