@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def draw_ecg(
     _draw_paper(axes, width, height)
     traces = []
     for strip in strips:
-        name = {"color": _INK, "fontsize": 9, "fontweight": "bold", "va": "bottom", "zorder": 5}
+        name: dict[str, Any] = {"color": _INK, "fontsize": 9, "fontweight": "bold", "va": "bottom", "zorder": 5}
         axes.text(strip.left + 1, strip.baseline + 6.5, strip.lead, **name)
         points = _trace(record, strip)
         if points is None:
@@ -303,7 +303,14 @@ def _draw_mark(axes: "Axes", mark: Mark, strips: Sequence[_Strip]) -> None:
             x, side = right + 1, "left"
         else:  # in a stretch that is wide enough, else before it
             x, side = (right - 1 if right - left > 40 else left - 1), "right"
-        text = {"color": _MARK, "fontsize": 8, "va": "top", "ha": side, "zorder": 5, "parse_math": False}
+        text: dict[str, Any] = {
+            "color": _MARK,
+            "fontsize": 8,
+            "va": "top",
+            "ha": side,
+            "zorder": 5,
+            "parse_math": False,
+        }
         axes.text(x, strip.top - 1.5, mark.text, **text)
 
 
@@ -318,7 +325,8 @@ def _write_around(
     unseen = [lead for lead in _leads_in_order(record) if lead not in {strip.lead for strip in strips}]
     if unseen:
         caption += f"   not shown: {', '.join(unseen)}"
-    over_traces = {"bbox": {"facecolor": _PAPER, "alpha": 0.85, "edgecolor": "none", "pad": 1.5}, "zorder": 6}
+    backing = {"facecolor": _PAPER, "alpha": 0.85, "edgecolor": "none", "pad": 1.5}
+    over_traces: dict[str, Any] = {"bbox": backing, "zorder": 6}
     axes.text(5, height - 5, title, fontsize=11, fontweight="bold", color=_INK, va="top", parse_math=False)
     axes.text(5, 5, caption, fontsize=8, color=_INK, **over_traces)
     axes.text(width - 5, 5, DISCLAIMER, fontsize=8, color=_MUTED, ha="right", **over_traces)

@@ -1,4 +1,4 @@
-"""The command `ecg-jepa`. Exit codes: 0 good, 1 error, 2 usage, 3 done in part (some records were left out)."""
+"""The command `ecg-jepa`. Exit codes: 0 good, 1 error, 2 usage, 3 done in part (records were left out), 4 findings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ from .columns import COLUMNS
 if TYPE_CHECKING:
     from .convert import Conversion
 
-ERROR, IN_PART = 1, 3
+ERROR, IN_PART, FINDINGS = 1, 3, 4
 
 
 class _Commands(TyperGroup):
@@ -35,8 +35,8 @@ app = typer.Typer(
     cls=_Commands,
     help="ECG-JEPA checkpoints: convert the authors' weights, verify, describe, and embed ECG records with them. "
     "MODEL is a folder or a name on the Hugging Face Hub. Research use only: nothing here is a diagnosis.",
-    epilog="Exit codes: 0 good, 1 error, 2 usage, 3 done in part (some records were left out). "
-    "Options may be spelt with dashes or underscores.",
+    epilog="Exit codes: 0 good, 1 error, 2 usage, 3 done in part (some records were left out), "
+    "4 findings (leakage). Options may be spelt with dashes or underscores.",
     context_settings={"token_normalize_func": _with_dashes, "help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
@@ -332,6 +332,92 @@ def prepare(
         typer.echo(f"{len(prepared.left_out):,} left out:")
         typer.echo("\n".join(list_skipped(prepared.left_out, most=20)))
     if any(not record.by_choice for record in prepared.left_out):
+        raise typer.Exit(IN_PART)
+
+
+@app.command(
+    epilog="Examples:\n\n`ecg-jepa quality records/`\n\n`ecg-jepa quality ptb-xl/records500 --output ptb-xl.html`"
+)
+def quality(
+    records: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECORD_OR_FOLDER",
+            help="WFDB records, with or without .hea or .dat, and folders, searched for .hea files",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="overview to write, a page (.html) or a picture (.png); replaced if it is there")
+    ] = Path("quality.html"),
+    progress: Annotated[bool, typer.Option(help="show a progress bar")] = True,
+) -> None:
+    """Say what is to be known of records before they are used, and write an overview to look at.
+
+    Leads that are missing, flat, clipped or over 10 mV, broken limb equations, noise, baseline wander, rates, lengths,
+    leads; and the worst record of each kind on ECG paper. Records that cannot be read are counted and listed (exit
+    code 3).
+    """
+    from dataset_scripts.skipped import list_skipped
+
+    from .quality import in_words, survey_quality
+    from .quality_page import check_output, write_overview
+
+    check_output(output)
+    survey = survey_quality(records, progress=progress)
+    write_overview(survey, output)
+    typer.echo("\n".join(in_words(survey)))
+    typer.echo(f"\noverview: {output}")
+    if survey.left_out:
+        typer.echo(f"{len(survey.left_out):,} left out:")
+        typer.echo("\n".join(list_skipped(survey.left_out)))
+        raise typer.Exit(IN_PART)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`ecg-jepa check-leakage ptb-xl/`\n\n"
+    "`ecg-jepa check-leakage prepared/code15 prepared/ptb_xl georgia/ --num-proc 8 --output leakage.json`\n\n"
+    "Exit codes: 4 findings, also where records were left out; 3 none, but records were left out, so it is not sure; "
+    "0 none among all records; 1 error."
+)
+def check_leakage(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER",
+            help="WFDB records; or a prepared dataset: Parquet shards as of `ecg-jepa prepare`, or what `save_to_disk` "
+            "wrote. Each folder is a corpus. PTB-XL's layout is recognised: the two files of an ecg_id are one "
+            "recording, and folds 1-8, 9 and 10 are train, validation and test",
+        ),
+    ],
+    output: Annotated[Path | None, typer.Option(help="JSON file to write with all findings, or none")] = None,
+    num_proc: Annotated[int, typer.Option(min=1, help="processes that read records")] = 1,
+    same_patients: Annotated[
+        bool, typer.Option("--same-patients", help="a patient id means the same person in all folders")
+    ] = False,
+    progress: Annotated[bool, typer.Option(help="show a progress bar")] = True,
+) -> None:
+    """Find the same signal under two ids, and patients in several splits, within and across corpora.
+
+    A model that was tested on what it was trained on looks better than it is. Copies are found although they were
+    resampled, filtered, scaled, shifted, or are 10 s out of a longer record; each is a line `corpus:id = corpus:id`.
+    Not found are pieces shorter than 10 s of longer records, exchanged or inverted leads, and anything after the first
+    5 minutes. Two recordings of one patient are no duplicates: they count where they lie in different splits.
+    """
+    from dataset_scripts.leakage import check_leakage as check
+    from dataset_scripts.recordings import find_recordings
+
+    from .leakage import in_words, write_json
+
+    recordings = find_recordings(folders)
+    report = check(recordings, num_proc=num_proc, same_patients=same_patients, progress=progress)
+    typer.echo("\n".join(in_words(report)))
+    if output is not None:
+        write_json(report, output)
+        typer.echo(f"written  {output}")
+    if report.pairs or report.patients:
+        raise typer.Exit(FINDINGS)
+    if report.left_out:
         raise typer.Exit(IN_PART)
 
 
