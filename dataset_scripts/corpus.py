@@ -477,7 +477,7 @@ def inside(root: Path, file: str) -> Path:
             raise EcgJepaRecordError("not readable", f"{file!r} under {root}: {error}.") from error
         if path == folder:
             raise EcgJepaRecordError("not readable", f"{file!r} is the folder {root}, no file in it.")
-        if not Path(path).is_relative_to(folder):
+        if not path.startswith(os.path.join(folder, "")):
             text = f"{file!r} leads out of {root}; such files are never read. Give the folder that holds them all."
             raise EcgJepaRecordError("path outside the folder", text)
     return Path(folder, file)

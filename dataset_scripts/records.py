@@ -190,22 +190,23 @@ def _signal_files(header: Header) -> dict[Path, list[SignalLine]]:
     A file may be a symbolic link, as in git-annex clones and download caches; the name in the header may not leave.
     """
     files: dict[Path, list[SignalLine]] = {}
-    previous = None
+    file = header.path
     for line in header.signals:
         if line.format not in _FORMATS:
             raise EcgJepaRecordError(
                 "signal format", f"{header.path}: signal format {line.format} is none of {', '.join(_FORMATS)}."
             )
-        _check_plain_name(line.file, header.path)
-        file = header.path.with_name(line.file)
+        apart = line.file != file.name
+        if apart or not files:
+            _check_plain_name(line.file, header.path)
+            file = header.path.with_name(line.file)
         group = files.setdefault(file, [])
-        if group and (file != previous or (group[0].format, group[0].offset) != (line.format, line.offset)):
+        if group and (apart or (group[0].format, group[0].offset) != (line.format, line.offset)):
             raise EcgJepaRecordError(
                 "header not understood",
                 f"{header.path}: the signals of {line.file!r} must stand together, in one format and with one offset.",
             )
         group.append(line)
-        previous = file
     return files
 
 
