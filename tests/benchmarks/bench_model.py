@@ -8,19 +8,14 @@ Base model, 2 threads, everything in one process, cases alternating, medians. Be
 
 import argparse
 import platform
-import re
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import Case, medians, peak_memory
 
 from modeling_ecg_jepa import EcgJepaConfig, EcgJepaForPreTraining, EcgJepaModel, cropa
-
-Case = Callable[[], object]
 
 
 def dense_cropa(qkv, valid, grid, scaling):
@@ -33,24 +28,6 @@ def dense_cropa(qkv, valid, grid, scaling):
 
 ATTEND = {"dense": dense_cropa, "sdpa": cropa.sdpa_cropa, "cropa": cropa.factorised_cropa}
 cropa.ALL_ATTENTION_FUNCTIONS["dense"] = dense_cropa
-
-
-def medians(cases: dict[str, Case], rounds: int) -> dict[str, float]:
-    """Seconds a call, median over rounds that go through all cases in turn, after one call each to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(rounds + 1):
-        for name, case in cases.items():
-            start = time.perf_counter()
-            case()
-            synchronize()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -108,12 +85,6 @@ def print_memory_of(name: str, heads: int, leads: int, times: int, size: int) ->
     with torch.no_grad():
         attend(qkv, None, (leads, times), size**-0.5)
     print(peak_memory() - before)
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this process since the last reset, MiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
 
 
 # ----------------------------------------------------------------------------------------------------------------------
