@@ -15,6 +15,7 @@ from .corpus import LEFT_OUT, About, EcgCorpus, EcgCorpusConfig
 from .dataset_statistics import SplitStatistics
 from .quality import QUALITY_COLUMNS
 from .skipped import SkippedRecord
+from .splits import SplitManifest
 
 #: Column of every corpus -> what it holds.
 COLUMNS = {
@@ -33,6 +34,9 @@ COLUMNS = {
     "findings": "what was odd in the file but readable",
     **QUALITY_COLUMNS,
 }
+
+#: The file that tells which record is in which split.
+SPLIT_MANIFEST = "split.json"
 
 #: Licences as the corpora write them -> as the Hub knows them.
 _HUB_LICENSES = {"CC BY 4.0": "cc-by-4.0", "CC0": "cc0-1.0", "ODC-By 1.0": "odc-by", "ODbL 1.0": "odbl"}
@@ -64,6 +68,7 @@ def write_card(
     splits: Mapping[str, SplitStatistics],
     left_out: Sequence[SkippedRecord],
     plots: Mapping[str, str],
+    manifest: SplitManifest,
 ) -> None:
     """Write `README.md`: a YAML header for the Hub and `datasets`, and the text for people.
 
@@ -71,6 +76,7 @@ def write_card(
         folder: holds `data/`.
         splits: figures of each split.
         plots: file under `plots/` -> what it shows.
+        manifest: as written beside the card.
     """
     about = builder.ABOUT
     header = _header(folder, builder, splits).to_yaml()
@@ -79,7 +85,7 @@ def write_card(
         about.description,
         _DISCLAIMER,
         _section("From a row to millivolts", [_TO_MILLIVOLTS.format(split=next(iter(splits)))]),
-        _section("Splits", [_table(_split_rows(splits)), _patients(splits)]),
+        _section("Splits", [_table(_split_rows(splits)), _patients(splits), _manifest(manifest)]),
         _section("Labels", _labels(splits)),
         _section("Plots", [f"![{caption}](plots/{name})\n\n{caption}." for name, caption in plots.items()]),
         _section("Records left out", _left_out(left_out)),
@@ -166,8 +172,18 @@ def _patients(splits: Mapping[str, SplitStatistics]) -> str:
     if shared:
         return f"{shared:,} patients have records in more than one split."
     if any(known):
-        return "No known patient has records in more than one split."
+        unknown = sum(statistics.without_patient for statistics in splits.values())
+        return "No known patient has records in more than one split." + (
+            f" {unknown:,} records are of patients whom the corpus does not name." if unknown else ""
+        )
     return "The corpus does not tell which records are of one patient, so a patient may be in more than one split."
+
+
+def _manifest(manifest: SplitManifest) -> str:
+    return (
+        f"Which record is in which split: [`{SPLIT_MANIFEST}`]({SPLIT_MANIFEST}), of {manifest.corpus} "
+        f"{manifest.version}, SHA-256 of its content `{manifest.sha256}`."
+    )
 
 
 def _labels(splits: Mapping[str, SplitStatistics]) -> list[str]:
@@ -220,13 +236,13 @@ def _type_name(feature: Any) -> str:
 
 def _making(builder: EcgCorpus) -> list[str]:
     config = builder.config
-    source = f"Source: {builder.ABOUT.title}, version {config.version or builder.VERSION}"
+    source = f"Source: {builder.ABOUT.title}, version {builder.info.version}"
     options = _options(config)
     text = (
         "; options: " + ", ".join(f"`{name}={value}`" for name, value in options.items()) if options else "; no options"
     )
     return [
-        f"{source}; corpus `{builder.name}`, configuration `{config.name.split('-')[0]}`{text}.",
+        f"{source}; corpus `{builder.name}`, configuration `{config.name}`{text}.",
         "Written by `ecg-jepa prepare`, this page and its figures included. Signals are cropped first and then "
         "resampled by the Fourier method, as ECG-JEPA's feature extractor does it; quality columns tell of the record "
         "before that.",

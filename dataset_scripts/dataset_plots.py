@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
+from modeling_ecg_jepa.leads_ecg_jepa import STANDARD_12_LEADS
+
 from .dataset_statistics import SplitStatistics
 from .ecg_paper import ecg_figure
 from .records import EcgRecord
@@ -50,7 +52,9 @@ def draw_plots(folder: Path, splits: Mapping[str, SplitStatistics], shard: Path)
             figure.savefig(folder / name, dpi=_DPI)
             captions[name] = caption
     record = first_record(shard)
-    ecg_figure(record, title=f"Record {record.record_id}").savefig(folder / "ecg.png", dpi=_DPI)
+    # The layout of the clinic has places for 12 leads; with fewer a row a lead leaves nothing blank.
+    layout = "3x4" if set(STANDARD_12_LEADS) <= set(record.lead_names) else "12x1"
+    ecg_figure(record, layout=layout, title=f"Record {record.record_id}").savefig(folder / "ecg.png", dpi=_DPI)
     return {**captions, "ecg.png": f"The first record, {record.record_id}"}
 
 

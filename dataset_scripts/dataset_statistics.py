@@ -19,7 +19,7 @@ class SplitStatistics:
     """Counts of one split.
 
     Attributes:
-        records: rows.
+        record_ids: of all rows, in their order.
         without_patient: rows whose patient is not known.
         patients: the ids of the patients that are known.
         labels: records of each class.
@@ -29,7 +29,7 @@ class SplitStatistics:
         rates, leads: records of each sampling rate and number of leads.
     """
 
-    records: int = 0
+    record_ids: list[str] = field(default_factory=list)
     without_patient: int = 0
     patients: set[str] = field(default_factory=set)
     labels: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -40,6 +40,10 @@ class SplitStatistics:
     rates: collections.Counter[float] = field(default_factory=collections.Counter)
     leads: collections.Counter[int] = field(default_factory=collections.Counter)
 
+    @property
+    def records(self) -> int:
+        return len(self.record_ids)
+
 
 def split_statistics(files: Sequence[Path], features: datasets.Features) -> SplitStatistics:
     """Count over the shards of a split, some rows at a time."""
@@ -47,7 +51,7 @@ def split_statistics(files: Sequence[Path], features: datasets.Features) -> Spli
     label = getattr(features["labels"], "feature", features["labels"])
     names = label.names if isinstance(label, datasets.ClassLabel) else None
     for row, values in _rows(files):
-        statistics.records += 1
+        statistics.record_ids.append(row["record_id"])
         if row["patient_id"] is None:
             statistics.without_patient += 1
         else:
@@ -66,7 +70,7 @@ def split_statistics(files: Sequence[Path], features: datasets.Features) -> Spli
 
 def _rows(files: Sequence[Path]) -> Iterator[tuple[dict[str, Any], int]]:
     """Each row without its signal, and the number of values of the signal."""
-    columns = ["patient_id", "labels", "age", "sex", "lead_names", "sampling_rate"]
+    columns = ["record_id", "patient_id", "labels", "age", "sex", "lead_names", "sampling_rate"]
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=[*columns, "signal"]):
             values = pc.list_value_length(batch.column("signal")).to_pylist()

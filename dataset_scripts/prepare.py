@@ -2,6 +2,7 @@
 
 README.md                             the dataset card
 data/train-00000-of-00002.parquet     the rows, in shards, with their features
+split.json                            which record is in which split, with a hash
 left_out.jsonl                        a line for each record that was left out: place, reason, message, by_choice
 plots/*.png                           what the card shows
 """
@@ -14,10 +15,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from .corpus import LEFT_OUT, EcgCorpus
-from .dataset_card import write_card
+from .dataset_card import SPLIT_MANIFEST, write_card
 from .dataset_plots import draw_plots
 from .dataset_statistics import SplitStatistics, split_statistics
 from .skipped import SkippedRecord
+from .splits import SplitManifest, write_split_manifest
 
 #: Rows a shard in bytes, before compression: small enough that many processes find shards of their own.
 MAX_SHARD_SIZE = "200MB"
@@ -57,7 +59,10 @@ def write_dataset(
     features = builder.info.features
     splits = {split: split_statistics(files, features) for split, files in shards.items()}
     plots = draw_plots(folder / "plots", splits, next(iter(shards.values()))[0])
-    write_card(folder, builder, splits, left_out, plots)
+    ids = {split: statistics.record_ids for split, statistics in splits.items()}
+    manifest = SplitManifest.of(builder.name, str(builder.info.version), ids)
+    write_split_manifest(folder / SPLIT_MANIFEST, manifest)
+    write_card(folder, builder, splits, left_out, plots, manifest)
     return PreparedFolder(splits, left_out)
 
 

@@ -14,10 +14,13 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from dataset_scripts.loading import corpus_builder, corpus_class
+from dataset_scripts.outputs import whole_folder
 from dataset_scripts.prepare import MAX_SHARD_SIZE, PreparedFolder, write_dataset
 
 from ..errors_ecg_jepa import EcgJepaConfigError, EcgJepaOutputError
-from .outputs import whole_folder
+
+#: Fields of a configuration that say where things are, or are no option.
+_NOT_OPTIONS = ("name", "version", "data_dir", "data_files", "description")
 
 
 def prepare(
@@ -93,6 +96,7 @@ def parse_options(corpus: str, texts: Sequence[str]) -> dict[str, Any]:
         EcgJepaConfigError: not of this form, an unknown name, or a value that is not of the type.
     """
     hints = typing.get_type_hints(corpus_class(corpus).BUILDER_CONFIG_CLASS)
+    hints = {name: hint for name, hint in hints.items() if name not in _NOT_OPTIONS}
     options = {}
     for text in texts:
         name, equals, value = text.partition("=")
