@@ -1,4 +1,4 @@
-"""The heart of a synthetic ECG: a dipole that moves through each beat, and what each finding changes of it.
+"""The heart of a synthetic ECG: a dipole that moves through each beat, and what each diagnosis changes of it.
 
 The dipole is a vector in Frank's directions (x to the left, y to the feet, z to the back), a sum of Gaussian waves; the
 leads are its projections. In the spirit of McSharry et al., "A dynamical model for generating synthetic
@@ -241,15 +241,15 @@ def _wave(dipole: Vector, peak: float, width: float, width_after: float | None =
     return Wave(np.asarray(dipole), float(peak), float(width), float(width_after or width))
 
 
-def draw_heart(rng: np.random.Generator, mean_rr: float, findings: Collection[str] = ()) -> Heart:
-    """A heart that beats every `mean_rr` seconds: healthy but for the findings; without any, whatever comes.
+def draw_heart(rng: np.random.Generator, mean_rr: float, diagnoses: Collection[str] = ()) -> Heart:
+    """A heart that beats every `mean_rr` seconds: healthy but for the diagnoses; without any, whatever comes.
 
     Intervals: PR 110-220 ms, a little shorter at fast rates; QRS 75-115 ms, one in ten wide, up to 160; QT from a
     normal QTc with Fridericia's cube root, short enough that at fast rates T ends where the next P begins. Axis: mean
     near 35 degrees, SD 30.
     """
-    ventricles = next((VENTRICLES[name] for name in findings if name in VENTRICLES), _NORMAL)
-    if findings:
+    ventricles = next((VENTRICLES[name] for name in diagnoses if name in VENTRICLES), _NORMAL)
+    if diagnoses:
         qrs = rng.uniform(*ventricles.duration)
     else:
         qrs = np.clip(rng.normal(0.095, 0.009), 0.075, 0.115) if rng.random() < 0.9 else rng.uniform(0.12, 0.16)
@@ -258,11 +258,11 @@ def draw_heart(rng: np.random.Generator, mean_rr: float, findings: Collection[st
     pr = min(np.clip(rng.normal(0.16, 0.02) - 0.02 * (1 / mean_rr - 1), 0.11, 0.22), 0.3 * mean_rr)
     p = min(rng.uniform(0.08, 0.12), 0.8 * pr)
     p_scale, qrs_scale, t_scale = np.exp([0.25, 0.3, 0.35] * rng.standard_normal(3))
-    if rng.random() < 0.12 and not findings:  # flat or inverted T, as in ischaemia and strain
+    if rng.random() < 0.12 and not diagnoses:  # flat or inverted T, as in ischaemia and strain
         t_scale *= rng.uniform(-0.8, 0.3)
 
     # Position of the heart in the chest: turned about x, y and z by a standard deviation of 8, 12 and 17 degrees.
-    position, p_turn, t_turn = _turns(rng, [[8.0, 12.0, 17.0], [8.0, 8.0, 8.0], [8.0, 8.0, 8.0]], bool(findings))
+    position, p_turn, t_turn = _turns(rng, [[8.0, 12.0, 17.0], [8.0, 8.0, 8.0], [8.0, 8.0, 8.0]], bool(diagnoses))
     p_position, t_position = position @ p_turn, position @ t_turn
     heart = Heart(
         pr=pr,
@@ -277,23 +277,23 @@ def draw_heart(rng: np.random.Generator, mean_rr: float, findings: Collection[st
         r_peak=ventricles.r_peak,
         code=ventricles.code,
     )
-    return _with_conduction(rng, heart, mean_rr, findings)
+    return _with_conduction(rng, heart, mean_rr, diagnoses)
 
 
 def _turns(rng: np.random.Generator, degrees: Sequence[Sequence[float]], halved: bool) -> np.ndarray:
     """Rotation matrices about random axes; `degrees` are the standard deviations about x, y and z of each."""
     vectors = np.radians(degrees) * rng.standard_normal((len(degrees), 3))
-    # The heart that shows a finding lies as most hearts do, or its position would hide what it shows.
+    # The heart that shows a diagnosis lies as most hearts do, or its position would hide what it shows.
     return Rotation.from_rotvec(vectors / 2 if halved else vectors).as_matrix()
 
 
-def _with_conduction(rng: np.random.Generator, heart: Heart, mean_rr: float, findings: Collection[str]) -> Heart:
+def _with_conduction(rng: np.random.Generator, heart: Heart, mean_rr: float, diagnoses: Collection[str]) -> Heart:
     """No P wave in fibrillation and flutter; a late QRS in first-degree block; a spike before a paced QRS."""
-    if "atrial_fibrillation" in findings or "atrial_flutter" in findings:
+    if "atrial_fibrillation" in diagnoses or "atrial_flutter" in diagnoses:
         return replace(heart, pr=None)
-    if "first_degree_av_block" in findings:  # where the rate allows, P begins after the T wave before it
+    if "first_degree_av_block" in diagnoses:  # where the rate allows, P begins after the T wave before it
         return replace(heart, pr=min(rng.uniform(0.22, 0.32), max(0.22, mean_rr - heart.qt - 0.04)))
-    if "ventricular_pacing" in findings:
+    if "ventricular_pacing" in diagnoses:
         return replace(heart, spike=rng.uniform(0.7, 1.6) * _turns(rng, [[15.0] * 3], False)[0] @ _SPIKE)
     return heart
 
@@ -323,26 +323,26 @@ def ventricular_premature(rng: np.random.Generator, heart: Heart) -> Heart:
     )
 
 
-# Criteria: what a finding is read from on the paper, so that each record with the finding meets them ----------------
+# Criteria: what a diagnosis is read from on paper, so that each record with it meets them -----------------------------
 
 
-def with_criteria(rng: np.random.Generator, heart: Heart, findings: Collection[str], lead_matrix: np.ndarray) -> Heart:
-    """The heart with its dipoles scaled until these leads, (8, 3) of I, II, V1-V6, show the findings.
+def with_criteria(rng: np.random.Generator, heart: Heart, diagnoses: Collection[str], lead_matrix: np.ndarray) -> Heart:
+    """The heart with its dipoles scaled until these leads, (8, 3) of I, II, V1-V6, show the diagnoses.
 
     Left ventricular hypertrophy: S in V1 and R in V5 or V6 add up to 4.0 to 5.5 mV (Sokolow and Lyon: 3.5). Right: R in
     V1 of 0.8 to 1.6 mV. ST elevation: 0.15 to 0.35 mV or more 60 ms after QRS in all leads of the territory. T
     inversion: 0.15 to 0.45 mV or more in V4, V5 and V6.
     """
     leads = _lead_vectors(lead_matrix)
-    if "left_ventricular_hypertrophy" in findings:
+    if "left_ventricular_hypertrophy" in diagnoses:
         voltage = -_in_qrs(heart, leads["V1"]).min() + max(_in_qrs(heart, leads[lead]).max() for lead in ("V5", "V6"))
         heart = _scaled(heart, rng.uniform(4.0, 5.5) / voltage)
-    if "right_ventricular_hypertrophy" in findings:
+    if "right_ventricular_hypertrophy" in diagnoses:
         heart = _scaled(heart, rng.uniform(0.8, 1.6) / _in_qrs(heart, leads["V1"]).max())
-    if "t_inversion" in findings:
+    if "t_inversion" in diagnoses:
         smallest = min(leads[lead] @ heart.t for lead in ("V4", "V5", "V6"))
         heart = replace(heart, t=-rng.uniform(0.15, 0.45) / smallest * heart.t)
-    for name in ST_ELEVATION.keys() & findings:
+    for name in ST_ELEVATION.keys() & diagnoses:
         heart = _with_st_elevation(rng, heart, *ST_ELEVATION[name], leads)
     return heart
 

@@ -64,17 +64,24 @@ def _band_noise(
 ) -> np.ndarray:
     """Noise up to 250 Hz of two kinds, (8, samples), from the RMS (8, 1) of each.
 
-    Its spectrum is drawn whole and then cut at what the sampling can hold, so that it is one function of time.
-    Surface EMG lies mostly between 20 and 150 Hz; the recorder's own noise is white.
+    Its spectrum is drawn whole and then cut at what the sampling can hold, so that it is one function of time. The
+    recorder's own noise is white.
     """
-    frequencies = np.arange(1, math.ceil(_BAND * seconds), dtype=np.float32) / np.float32(seconds)
-    shape = 1 / (1 + (20 / frequencies) ** 4) / (1 + (frequencies / 120) ** 4)
-    power = (muscle**2 / shape.sum()).astype(np.float32) * shape + np.float32(recorder**2 / len(frequencies))
-    parts = rng.standard_normal((8, 2 * len(frequencies)), dtype=np.float32).view(np.complex64)
-    kept = min(len(frequencies), (samples - 1) // 2)
+    shape = _muscle_spectrum(seconds)
+    power = (muscle**2 / shape.sum()).astype(np.float32) * shape + np.float32(recorder**2 / len(shape))
+    parts = rng.standard_normal((8, 2 * len(shape)), dtype=np.float32).view(np.complex64)
+    kept = min(len(shape), (samples - 1) // 2)
     spectrum = np.zeros((8, samples // 2 + 1), dtype=np.complex64)
-    spectrum[:, 1 : kept + 1] = (parts * np.sqrt(power))[:, :kept] * np.float32(samples / 2)
+    np.multiply(parts[:, :kept], np.sqrt(power[:, :kept]), out=spectrum[:, 1 : kept + 1])
+    spectrum *= np.float32(samples / 2)
     return np.fft.irfft(spectrum, n=samples, axis=1)
+
+
+@functools.lru_cache(maxsize=4)
+def _muscle_spectrum(seconds: float) -> np.ndarray:
+    """Relative power of surface EMG, mostly between 20 and 150 Hz, at multiples of 1 / seconds up to 250 Hz."""
+    frequencies = np.arange(1, math.ceil(_BAND * seconds), dtype=np.float32) / np.float32(seconds)
+    return 1 / (1 + (20 / frequencies) ** 4) / (1 + (frequencies / 120) ** 4)
 
 
 def _tones(rng: np.random.Generator, time: np.ndarray, frequencies: np.ndarray, rms: np.ndarray) -> np.ndarray:

@@ -105,8 +105,8 @@ def _places(rng: np.random.Generator, onsets: np.ndarray, kinds: int, seconds: f
 
 def fibrillation(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     """Dipole (3, samples) in mV of fibrillating atria: 330 to 520 waves a minute of changing size, largest in V1."""
-    directions = np.array([[-0.25, 0.45, -0.80], [0.45, 0.30, 0.25]]).T
-    size = rng.uniform(0.03, 0.08) * np.array([1.0, 0.7])
+    directions = np.array([[-0.25, 0.60, -0.80], [0.45, 0.30, 0.25]]).T
+    size = rng.uniform(0.04, 0.10) * np.array([1.0, 0.7])
     frequency, slow = rng.uniform(5.5, 8.7, 2), rng.uniform(0.15, 0.6, (2, 2))
     phase = rng.uniform(0.0, 2 * math.pi, (3, 2, 1))
     angle = 2 * math.pi * frequency[:, None] * time + phase[0]
@@ -121,4 +121,4 @@ def flutter(rng: np.random.Generator, time: np.ndarray, mean_rr: float, first_on
     angle = 2 * math.pi * ((time - first_onset) / period + rng.random())
     harmonics = np.arange(1, 6)[:, None]
     saw = (np.sinc(harmonics / 6) / harmonics * np.sin(harmonics * angle)).sum(axis=0)
-    return np.outer(rng.uniform(0.08, 0.16) * np.array([-0.10, 1.0, 0.45]), saw)
+    return np.outer(rng.uniform(0.08, 0.16) * np.array([-0.10, 1.0, 0.75]), saw)

@@ -30,22 +30,26 @@ from .records import EcgRecord
 from .rhythm import PREMATURE, RHYTHMS, Beats, draw_mean_rr, draw_onsets, fibrillation, flutter, with_premature
 
 #: All that a record can be asked to show.
-FINDINGS = (*RHYTHMS, *PREMATURE, "first_degree_av_block", *VENTRICLES, *ST_ELEVATION, "t_inversion")
+DIAGNOSES = (*RHYTHMS, *PREMATURE, "first_degree_av_block", *VENTRICLES, *ST_ELEVATION, "t_inversion")
 
 #: Of each of these at most one can hold.
 _ALTERNATIVES = (tuple(RHYTHMS), tuple(VENTRICLES), (*ST_ELEVATION, "t_inversion"))
 
 _FAST_ATRIA = ("atrial_fibrillation", "atrial_flutter")
 
-#: A finding -> the others that it leaves no room for.
+#: A diagnosis -> the others that it leaves no room for.
 _EXCLUDES = {
     "first_degree_av_block": (*_FAST_ATRIA, "ventricular_pacing"),
     "atrial_premature_beats": (*_FAST_ATRIA, "ventricular_pacing"),
     "ventricular_pacing": (*_FAST_ATRIA, *ST_ELEVATION, "t_inversion"),
 }
 
-#: In a shorter record a finding need not show.
-_SHORTEST_FINDING = 5.0
+#: In a shorter record a diagnosis need not show.
+_SHORTEST_DIAGNOSIS = 5.0
+
+
+#: exp of less is denormal, with which processors are slow.
+_NOTHING = np.float32(-87.0)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class SyntheticTruth:
         noise_mv: root mean square of everything added to the eight independent leads, wander included, in mV.
         r_peaks: seconds from the start of the record; where QRS is largest.
         rhythm: one of `rhythm.RHYTHMS`.
-        findings: those that were asked for and the rhythm, in the order of `FINDINGS`.
+        diagnoses: those that were asked for and the rhythm, in the order of `DIAGNOSES`.
         beats: for each R peak what WFDB annotations call the beat: N, L and R with a bundle branch block, A and V
             premature, / paced.
         p_onsets: seconds of every P wave inside the record.
@@ -76,7 +80,7 @@ class SyntheticTruth:
     noise_mv: float
     r_peaks: tuple[float, ...]
     rhythm: str
-    findings: tuple[str, ...]
+    diagnoses: tuple[str, ...]
     beats: tuple[str, ...]
     p_onsets: tuple[float, ...]
     qrs_onsets: tuple[float, ...]
@@ -89,7 +93,7 @@ def synthesize_record(
     index: int,
     sampling_rate: float = 500.0,
     seconds: float = 10.0,
-    findings: Sequence[str] = (),
+    diagnoses: Sequence[str] = (),
     snr_db: float | Mapping[str, float] | None = None,
 ) -> tuple[EcgRecord, SyntheticTruth]:
     """Record `index` of the corpus `seed`: 12 leads in mV, and what it was made with.
@@ -99,31 +103,28 @@ def synthesize_record(
     Args:
         seed, index: not negative; together with the options they determine everything but the sampling.
         sampling_rate: in Hz, 200 to 2,000; below, the steepest QRS would alias.
-        seconds: 1 to 3,600, with findings at least 5.
-        findings: of `FINDINGS`, what the record shall show, in sinus rhythm of 60 to 100 beats a minute unless another
-            rhythm is among them; nothing else is abnormal then. Without any: sinus rhythm of 40 to 140 beats a minute,
+        seconds: 1 to 3,600, with diagnoses at least 5.
+        diagnoses: of `DIAGNOSES`, what the record shall show, and nothing else abnormal; in sinus rhythm of 60 to 100
+            beats a minute unless another rhythm is among them. Without any: sinus rhythm of 40 to 140 beats a minute,
             at times with a wide QRS or a flat or inverted T.
         snr_db: signal-to-noise ratio in dB of all noise, inf for none; or {kind: ratio} with the kinds "wander",
             "mains" and "muscle", those not named left out. None: as much noise as real records have.
 
     Raises:
-        EcgJepaInputError: an argument out of its range, or findings that exclude each other.
+        EcgJepaInputError: an argument out of its range, or diagnoses that exclude each other.
     """
-    _check_arguments(seed, index, sampling_rate, seconds)
-    _check_ratio(snr_db)
-    findings = complete_findings(findings)
-    if findings and seconds < _SHORTEST_FINDING:
-        raise EcgJepaInputError(f"seconds={seconds!r} must be at least {_SHORTEST_FINDING:g} with findings.")
+    diagnoses = complete_diagnoses(diagnoses)
+    check_record(seed, index, sampling_rate, seconds, diagnoses, snr_db)
     rng = np.random.default_rng([seed, index])
-    rhythm = findings[0] if findings else None
-    mean_rr = draw_mean_rr(rng, rhythm, "first_degree_av_block" in findings)
-    heart = draw_heart(rng, mean_rr, findings)
+    rhythm = diagnoses[0] if diagnoses else None
+    mean_rr = draw_mean_rr(rng, rhythm, "first_degree_av_block" in diagnoses)
+    heart = draw_heart(rng, mean_rr, diagnoses)
     breathing = rng.uniform(0.15, 0.4), rng.uniform(0.0, 2 * math.pi)  # Hz and phase; 9 to 24 breaths a minute
-    onsets = draw_onsets(rng, mean_rr, breathing, 1.5 * seconds if findings else seconds, rhythm)
+    onsets = draw_onsets(rng, mean_rr, breathing, 1.5 * seconds if diagnoses else seconds, rhythm)
     depth = rng.uniform(0.0, 0.12)
     lead_matrix = DOWER_MATRIX * np.exp(0.1 * rng.standard_normal((8, 1)))  # chests differ
-    heart = with_criteria(rng, heart, findings, lead_matrix)
-    beats = _draw_beats(rng, onsets, findings, seconds)
+    heart = with_criteria(rng, heart, diagnoses, lead_matrix)
+    beats = _draw_beats(rng, onsets, diagnoses, seconds)
     hearts = _draw_hearts(rng, heart, beats)
 
     time = np.arange(round(seconds * sampling_rate)) / sampling_rate
@@ -145,38 +146,53 @@ def synthesize_record(
         lead_names=STANDARD_12_LEADS,
         record_id=f"synthetic-{seed}-{index}",
     )
-    return record, _truth(heart, hearts, beats, findings, 60.0 / mean_rr, seconds, noise)
+    return record, _truth(heart, hearts, beats, diagnoses, 60.0 / mean_rr, seconds, noise)
 
 
-def complete_findings(findings: Sequence[str]) -> tuple[str, ...]:
-    """The findings in the order of `FINDINGS`, with sinus rhythm where no rhythm is among them; none stay none.
+def complete_diagnoses(diagnoses: Sequence[str]) -> tuple[str, ...]:
+    """The diagnoses in the order of `DIAGNOSES`, with sinus rhythm where no rhythm is among them; none stay none.
 
     Raises:
-        EcgJepaInputError: an unknown finding, or two that exclude each other.
+        EcgJepaInputError: an unknown diagnosis, or two that exclude each other.
     """
-    if isinstance(findings, str) or not set(findings) <= set(FINDINGS):
-        raise EcgJepaInputError(f"findings={findings!r} must be a list of names of {', '.join(FINDINGS)}.")
+    if isinstance(diagnoses, str) or any(name not in DIAGNOSES for name in diagnoses):
+        raise EcgJepaInputError(f"diagnoses={diagnoses!r} must be a list of names of {', '.join(DIAGNOSES)}.")
     for names in _ALTERNATIVES:
-        both = [name for name in names if name in findings]
+        both = [name for name in names if name in diagnoses]
         if len(both) > 1:
             raise EcgJepaInputError(f"Only one of {', '.join(both)} can hold; give one of them.")
     for name, excluded in _EXCLUDES.items():
         for other in excluded:
-            if name in findings and other in findings:
+            if name in diagnoses and other in diagnoses:
                 raise EcgJepaInputError(f"{name} and {other} exclude each other; give one of them.")
-    if findings and not RHYTHMS.keys() & set(findings):
-        findings = ("sinus_rhythm", *findings)
-    return tuple(name for name in FINDINGS if name in findings)
+    if diagnoses and not RHYTHMS.keys() & set(diagnoses):
+        diagnoses = ("sinus_rhythm", *diagnoses)
+    return tuple(name for name in DIAGNOSES if name in diagnoses)
 
 
-def _check_arguments(seed: int, index: int, sampling_rate: float, seconds: float) -> None:
+def check_record(
+    seed: int,
+    index: int,
+    sampling_rate: float,
+    seconds: float,
+    diagnoses: Sequence[str],
+    snr_db: float | Mapping[str, float] | None,
+) -> None:
+    """What `synthesize_record` asks of its arguments, but for the names of the diagnoses.
+
+    Raises:
+        EcgJepaInputError: an argument out of its range.
+    """
     for name, value in (("seed", seed), ("index", index)):
-        if not isinstance(value, int | np.integer) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
             raise EcgJepaInputError(f"{name}={value!r} must be an integer of at least 0.")
     if not 200 <= sampling_rate <= 2000:
         raise EcgJepaInputError(f"sampling_rate={sampling_rate!r} must be 200 to 2,000 Hz.")
     if not 1 <= seconds <= 3600:
         raise EcgJepaInputError(f"seconds={seconds!r} must be 1 to 3,600.")
+    if diagnoses and seconds < _SHORTEST_DIAGNOSIS:
+        raise EcgJepaInputError(f"seconds={seconds!r} must be at least {_SHORTEST_DIAGNOSIS:g} with diagnoses.")
+    _check_ratio(snr_db)
 
 
 def _check_ratio(snr_db: float | Mapping[str, float] | None) -> None:
@@ -187,8 +203,8 @@ def _check_ratio(snr_db: float | Mapping[str, float] | None) -> None:
             raise EcgJepaInputError(f"snr_db={snr_db!r} must be at least -40 dB; inf for no noise.")
 
 
-def _draw_beats(rng: np.random.Generator, onsets: np.ndarray, findings: Sequence[str], seconds: float) -> Beats:
-    kinds = [code for name, code in PREMATURE.items() if name in findings]
+def _draw_beats(rng: np.random.Generator, onsets: np.ndarray, diagnoses: Sequence[str], seconds: float) -> Beats:
+    kinds = [code for name, code in PREMATURE.items() if name in diagnoses]
     if kinds:
         return with_premature(rng, onsets, kinds, seconds)
     return Beats(onsets, np.full(len(onsets), "", dtype=object))
@@ -208,20 +224,18 @@ def _truth(
     usual: Heart,
     hearts: Mapping[str, Heart],
     beats: Beats,
-    findings: tuple[str, ...],
+    diagnoses: tuple[str, ...],
     nominal_rate: float,
     seconds: float,
     noise: np.ndarray,
 ) -> SyntheticTruth:
-    each = [hearts[kind] for kind in beats.kinds]
-    r_peaks = beats.onsets + np.array([heart.r_peak * (1000 * heart.qrs) / 1000 for heart in each])
-    inside = (r_peaks >= 0) & (r_peaks < seconds)
-    r_peaks, onsets = r_peaks[inside], beats.onsets[inside]
-    shown = [heart for heart, is_inside in zip(each, inside, strict=True) if is_inside]
-    p_onsets = [onset - heart.pr for onset, heart in zip(beats.onsets, each, strict=True) if heart.pr is not None]
+    each = [(onset, hearts[kind]) for onset, kind in zip(beats.onsets.tolist(), beats.kinds, strict=True)]
+    shown = [(onset, heart) for onset, heart in each if 0 <= _r_peak(onset, heart) < seconds]
+    r_peaks = [_r_peak(onset, heart) for onset, heart in shown]
+    p_onsets = [onset - heart.pr for onset, heart in each if heart.pr is not None]
     rate = 60.0 / float(np.diff(r_peaks).mean()) if len(r_peaks) > 1 else nominal_rate
-    if not findings:
-        findings = ("sinus_bradycardia" if rate < 60 else "sinus_tachycardia" if rate > 100 else "sinus_rhythm",)
+    if not diagnoses:
+        diagnoses = ("sinus_bradycardia" if rate < 60 else "sinus_tachycardia" if rate > 100 else "sinus_rhythm",)
     return SyntheticTruth(
         heart_rate=rate,
         pr_ms=None if usual.pr is None else 1000 * float(usual.pr),
@@ -229,15 +243,19 @@ def _truth(
         qt_ms=1000 * float(usual.qt),
         axis_degrees=usual.axis_degrees(),
         noise_mv=float(np.sqrt(np.mean(noise**2))),
-        r_peaks=tuple(r_peaks.tolist()),
-        rhythm=findings[0],
-        findings=findings,
-        beats=tuple(heart.code for heart in shown),
+        r_peaks=tuple(r_peaks),
+        rhythm=diagnoses[0],
+        diagnoses=diagnoses,
+        beats=tuple(heart.code for _, heart in shown),
         p_onsets=tuple(float(onset) for onset in p_onsets if 0 <= onset < seconds),
-        qrs_onsets=tuple(onsets.tolist()),
-        qrs_ends=tuple((onsets + [heart.qrs for heart in shown]).tolist()),
-        t_ends=tuple((onsets + [heart.qt for heart in shown]).tolist()),
+        qrs_onsets=tuple(onset for onset, _ in shown),
+        qrs_ends=tuple(float(onset + heart.qrs) for onset, heart in shown),
+        t_ends=tuple(float(onset + heart.qt) for onset, heart in shown),
     )
+
+
+def _r_peak(onset: float, heart: Heart) -> float:
+    return float(onset + heart.r_peak * (1000 * heart.qrs) / 1000)
 
 
 def _beating_dipole(time: np.ndarray, onsets: np.ndarray, waves: Sequence[Wave]) -> np.ndarray:
@@ -253,14 +271,16 @@ def _beating_dipole(time: np.ndarray, onsets: np.ndarray, waves: Sequence[Wave])
             shape /= np.where(shape < 0, np.float32(wave.width), np.float32(wave.width_after))
     np.multiply(shapes, shapes, out=shapes)
     shapes *= np.float32(-0.5)
-    np.exp(shapes, out=shapes)
+    np.exp(np.maximum(shapes, _NOTHING, out=shapes), out=shapes)
     return np.stack([wave.dipole for wave in waves], axis=1).astype(np.float32) @ shapes
 
 
 def _twelve_leads(independent: np.ndarray) -> np.ndarray:
     """float32 (12, samples) in the standard order from the 8 independent leads."""
-    rows = dict(zip(ECG_JEPA_LEADS, independent, strict=True))
-    for lead in STANDARD_12_LEADS:
-        if lead not in rows:
-            rows[lead] = sum(weight * rows[source] for source, weight in LIMB_RULES[lead][0].items())
-    return np.stack([rows[lead] for lead in STANDARD_12_LEADS]).astype(np.float32)
+    signal = np.empty((len(STANDARD_12_LEADS), independent.shape[1]), dtype=np.float32)
+    rows = dict(zip(STANDARD_12_LEADS, signal, strict=True))
+    for lead, values in zip(ECG_JEPA_LEADS, independent, strict=True):
+        rows[lead][:] = values
+    for lead in rows.keys() - set(ECG_JEPA_LEADS):
+        rows[lead][:] = sum(weight * rows[source] for source, weight in LIMB_RULES[lead][0].items())
+    return signal
