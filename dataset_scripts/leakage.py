@@ -63,8 +63,8 @@ _MOST_NEIGHBOURS = 64
 #: A recording is compared with its closest so many, and with those that it is among the closest of.
 _MOST_CANDIDATES = 16
 
-#: Lags that are tried, in seconds: half a stride and a few samples.
-_LONGEST_LAG = 0.6
+#: Records are moved against each other as long as this much less than a window, or than the shorter one, overlaps.
+_LEAST_OVERLAP = 0.6
 #: Filters of different origin differ most at the ends; these seconds are not compared.
 _ENDS_SECONDS = 0.5
 
@@ -78,20 +78,10 @@ _PADDING_SECONDS = 0.3
 _LARGEST_GAP = 0.1
 
 
-class Sketch(NamedTuple):
-    """What is remembered of a record: of each window and lead the place of its spectrum among others.
+def sketch(record: EcgRecord) -> np.ndarray:
+    """What is remembered of a record: (windows, 8 leads, 32) float32, NaN for a lead that is missing in a window.
 
-    Attributes:
-        starts: (windows,) first sample of each window, at 50 Hz.
-        points: (windows, 8, 32) float32; NaN for a lead that is missing.
-    """
-
-    starts: np.ndarray
-    points: np.ndarray
-
-
-def sketch(record: EcgRecord) -> Sketch:
-    """The sketch of a record, from leads I, II, V1-V6 as far as it has them or they follow from what it has.
+    The leads are I, II, V1-V6, as far as the record has them or they follow from what it has.
 
     Raises:
         EcgJepaRecordError: it has none of these leads, is constant, too short (3 s), or sampled below 50 Hz.
@@ -105,7 +95,7 @@ def sketch(record: EcgRecord) -> Sketch:
     points[np.sqrt(np.mean(windows**2, axis=-1)) < _QUIET_MILLIVOLTS] = np.nan
     if np.isnan(points).all():
         raise EcgJepaRecordError("no signal to compare", f"{record.record_id}: I, II, V1-V6 are missing or constant.")
-    return Sketch(starts, points.astype(np.float32))
+    return points.astype(np.float32)
 
 
 def common_signal(record: EcgRecord, sampling_rate: int) -> np.ndarray:
@@ -185,50 +175,53 @@ def _projection() -> np.ndarray:
 # Pairs that may be the same ------------------------------------------------------------------------------------------
 
 
-def candidate_pairs(points: np.ndarray, owners: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs of windows of different records that are close in at least half of the leads that both have.
+def candidate_pairs(points: np.ndarray, owners: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of records with windows that are close in at least half of the leads that both have.
 
     Args:
-        points: (windows, 8, 32), `Sketch.points` of all records.
-        owners: (windows,) the record of each window.
+        points: (windows, 8, 32), the sketches of all records.
+        owners: (windows,) the number of each window's record.
 
-    Yields:
-        (first, second) with first < second, each pair of records once with its closest windows, sorted.
+    Returns:
+        (first, second) numbers of records, first < second, in this order, each pair once.
     """
-    closest: Counter = Counter()
-    chosen = []
-    for _, first, second in sorted(_close_pairs(points, owners).values()):
-        records = owners[first], owners[second]
-        if min(closest[record] for record in records) < _MOST_CANDIDATES:
-            chosen.append((first, second))
-            closest.update(records)
-    yield from sorted(chosen)
+    first, second, distances = _close_windows(points, owners)
+    closest: Counter[int] = Counter()
+    chosen = set()
+    for place in np.argsort(distances, kind="stable"):
+        pair = tuple(sorted((int(owners[first[place]]), int(owners[second[place]]))))
+        if pair not in chosen and min(closest[record] for record in pair) < _MOST_CANDIDATES:
+            chosen.add(pair)
+            closest.update(pair)
+    return sorted(chosen)
 
 
-def _close_pairs(points: np.ndarray, owners: np.ndarray) -> dict[tuple[int, int], tuple[float, int, int]]:
-    """Pair of records -> (mean distance, window, window) of its closest windows."""
-    found = {}
-    for lead, table in np.ndindex(points.shape[1], _TABLES_A_LEAD):
-        for first, second in _sharing_a_bucket(points[:, lead], seed=(lead, table)):
-            other = owners[first] != owners[second]
-            first, second = np.minimum(first, second)[other], np.maximum(first, second)[other]
-            near = _distance(points[first, lead], points[second, lead]) < CLOSE
-            first, second = first[near], second[near]
-            distances = _distance(points[first], points[second])
-            common = np.isfinite(distances).sum(axis=1)
-            kept = 2 * (distances < CLOSE).sum(axis=1) >= common
-            closeness = np.nanmean(distances[kept], axis=1)
-            for pair in zip(closeness.tolist(), first[kept].tolist(), second[kept].tolist(), strict=True):
-                records = (owners[pair[1]], owners[pair[2]])
-                found[records] = min(found.get(records, pair), pair)
-    return found
+def _close_windows(points: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of windows and the mean over leads of their distances."""
+    shape = len(points), len(points)
+    found = np.empty(0, np.int64)
+    for lead in range(points.shape[1]):
+        near = [found]
+        for table in range(_TABLES_A_LEAD):
+            for pairs in _sharing_a_bucket(points[:, lead], seed=(lead, table)):
+                pairs = pairs[owners[pairs[:, 0]] != owners[pairs[:, 1]]]
+                pairs = pairs[_distance(points[:, lead], pairs) < CLOSE]
+                near.append(np.ravel_multi_index(tuple(pairs.T), shape))
+        found = np.unique(np.concatenate(near))
+    found = np.stack(np.unravel_index(found, shape), axis=1)
+    distances = np.concatenate([_distance(points, part) for part in np.array_split(found, 1 + len(found) // 10_000)])
+    common = np.isfinite(distances).sum(axis=1)
+    kept = 2 * (distances < CLOSE).sum(axis=1) >= common
+    return found[kept, 0], found[kept, 1], np.nanmean(distances[kept], axis=1)
 
 
-def _sharing_a_bucket(points: np.ndarray, seed: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Places of windows that fall into one bucket of a table; each with the next, the next but one, and so on."""
+def _sharing_a_bucket(points: np.ndarray, seed: Sequence[int]) -> Iterator[np.ndarray]:
+    """Pairs (n, 2) of windows that fall into one bucket of a table: each with the next, the next but one, and so on."""
     rng = np.random.default_rng(seed)
-    # In any order but that of time: neighbours are not to be the windows of one long record alone.
-    present = rng.permutation(np.flatnonzero(~np.isnan(points[:, 0])))
+    # In any order but that of time, lest the neighbours be windows of one long record; the same order in all tables,
+    # lest equal records make ever more pairs.
+    order = np.random.default_rng(0).permutation(len(points))
+    present = order[~np.isnan(points[order, 0])]
     directions = rng.normal(size=(_DIMENSIONS, _COORDINATES)).astype(np.float32)
     cells = np.floor(points[present] @ directions / _CELL + rng.uniform(size=_COORDINATES)).astype(np.int64)
     keys = cells @ rng.integers(-(2**62), 2**62, _COORDINATES)  # wraps around, as hashes do
@@ -238,11 +231,11 @@ def _sharing_a_bucket(points: np.ndarray, seed: Sequence[int]) -> Iterator[tuple
         shared = np.flatnonzero(keys[step:] == keys[:-step])
         if not len(shared):
             return
-        yield present[shared], present[shared + step]
+        yield np.sort(np.stack([present[shared], present[shared + step]], axis=1), axis=1)
 
 
-def _distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.square(first - second).sum(axis=-1))
+def _distance(points: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=-1)
 
 
 # Are they the same? ---------------------------------------------------------------------------------------------------
@@ -265,7 +258,7 @@ class Match(NamedTuple):
     Attributes:
         correlation: mean over the common leads of the correlation at the best lag.
         leads: the number of common leads.
-        lag_seconds: by how much later the window's signal comes in the first record.
+        lag_seconds: by how much later the signal comes in the first record.
     """
 
     correlation: float
@@ -278,16 +271,13 @@ class Match(NamedTuple):
         return self.correlation >= (SAME if self.leads > _FEW_LEADS else SAME_IN_FEW_LEADS)
 
 
-def correlation(first: EcgRecord, second: EcgRecord, starts: tuple[int, int] = (0, 0)) -> Match:
-    """Compare windows of two records sample by sample, lead by lead, in the common band.
-
-    Args:
-        starts: where the windows begin, as in `Sketch.starts`.
+def correlation(first: EcgRecord, second: EcgRecord) -> Match:
+    """Compare two records sample by sample, lead by lead, in the common band, where they fit each other best.
 
     Raises:
         EcgJepaRecordError: as `sketch`, or the two have no lead in common.
     """
-    one, two = (_window(record, start) for record, start in zip((first, second), starts, strict=True))
+    one, two = common_signal(first, _COMPARED_RATE), common_signal(second, _COMPARED_RATE)
     live = np.flatnonzero(_is_live(one) & _is_live(two))
     if not len(live):
         text = f"{first.record_id} and {second.record_id} have none of I, II, V1-V6 in common."
@@ -300,23 +290,30 @@ def correlation(first: EcgRecord, second: EcgRecord, starts: tuple[int, int] = (
     return Match(float(np.mean(leads)), len(live), lag / _COMPARED_RATE)
 
 
-def _window(record: EcgRecord, start: int) -> np.ndarray:
-    first = start * _COMPARED_RATE // _SKETCH_RATE
-    return common_signal(record, _COMPARED_RATE)[:, first : first + round(WINDOW_SECONDS * _COMPARED_RATE)]
-
-
 def _is_live(signal: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(signal**2, axis=1)) >= _QUIET_MILLIVOLTS
 
 
 def _best_lag(one: np.ndarray, two: np.ndarray) -> int:
-    """Samples by which `one` is late, from the cross-correlation of all leads together; a loud lead counts no more."""
-    size = scipy.fft.next_fast_len(one.shape[1] + two.shape[1], real=True)
-    spectra = [scipy.fft.rfft(x / np.linalg.norm(x, axis=1, keepdims=True), size) for x in (one, two)]
-    together = scipy.fft.irfft((spectra[0] * spectra[1].conj()).sum(axis=0), size)
-    longest = round(_LONGEST_LAG * _COMPARED_RATE)
-    lags = np.arange(-longest, longest + 1)
-    return int(lags[np.argmax(together[lags])])
+    """Samples by which `one` is late: the lag at which the leads' correlations are highest on average."""
+    lengths = one.shape[1], two.shape[1]
+    window = round(WINDOW_SECONDS * _COMPARED_RATE)
+    overlap = max(1, min(*lengths, window) - round(_LEAST_OVERLAP * _COMPARED_RATE))
+    lags = np.arange(overlap - lengths[1], lengths[0] - overlap + 1)
+    size = scipy.fft.next_fast_len(sum(lengths), real=True)
+    products = scipy.fft.irfft(scipy.fft.rfft(one, size) * scipy.fft.rfft(two, size).conj(), size)[:, lags]
+    energies = [
+        _energy(signal, np.maximum(shift, 0), np.minimum(signal.shape[1], other.shape[1] + shift))
+        for signal, other, shift in ((one, two, lags), (two, one, -lags))
+    ]
+    size = np.sqrt(np.maximum(energies[0] * energies[1], 1e-20))
+    return int(lags[np.argmax((products / size).sum(axis=0))])
+
+
+def _energy(signal: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(leads, lags) sums of squares from each start to each end."""
+    sums = np.pad(np.cumsum(signal**2, axis=1), ((0, 0), (1, 0)))
+    return sums[:, ends] - sums[:, starts]
 
 
 def _correlations(one: np.ndarray, two: np.ndarray) -> np.ndarray:
@@ -383,7 +380,7 @@ def check_leakage(
         matches = tqdm(mapped(_match_of, pairs), "comparing", len(pairs), disable=not progress)
         found = [
             DuplicatePair(first, second, match)
-            for ((first, _), (second, _)), match in zip(pairs, matches, strict=True)
+            for (first, second), match in zip(pairs, matches, strict=True)
             if match.is_duplicate
         ]
     compared = len(recordings) - len(left_out)
@@ -401,35 +398,26 @@ def shared_patients(recordings: Sequence[Recording], same_patients: bool = False
     return [SharedPatient(patient, counts) for (_, patient), counts in places.items() if len(counts) > 1]
 
 
-#: A recording and the start of one of its windows, as in `Sketch.starts`.
-_Window = tuple[Recording, int]
-
-
 def _candidates(
-    recordings: Sequence[Recording], sketches: Sequence[Sketch | SkippedRecord]
-) -> list[tuple[_Window, _Window]]:
-    kept = [(place, sketch) for place, sketch in enumerate(sketches) if isinstance(sketch, Sketch)]
+    recordings: Sequence[Recording], sketches: Sequence[np.ndarray | SkippedRecord]
+) -> list[tuple[Recording, Recording]]:
+    kept = {place: points for place, points in enumerate(sketches) if not isinstance(points, SkippedRecord)}
     if not kept:
         return []
-    points = np.concatenate([sketch.points for _, sketch in kept])
-    windows = [(place, int(start)) for place, sketch in kept for start in sketch.starts]
-    pairs = candidate_pairs(points, np.array([place for place, _ in windows]))
-    return [
-        tuple((recordings[place], start) for place, start in (windows[first], windows[second]))
-        for first, second in pairs
-    ]
+    owners = np.repeat(list(kept), [len(points) for points in kept.values()])
+    pairs = candidate_pairs(np.concatenate(list(kept.values())), owners)
+    return [(recordings[first], recordings[second]) for first, second in pairs]
 
 
-def _sketch_of(recording: Recording) -> Sketch | SkippedRecord:
+def _sketch_of(recording: Recording) -> np.ndarray | SkippedRecord:
     try:
         return sketch(recording.read())
     except EcgJepaError as error:
         return skipped_by(error, f"{recording} ({recording.place})")
 
 
-def _match_of(pair: tuple[_Window, _Window]) -> Match:
-    (first, start), (second, other_start) = pair
-    return correlation(_read(first), _read(second), (start, other_start))
+def _match_of(pair: tuple[Recording, Recording]) -> Match:
+    return correlation(*map(_read, pair))
 
 
 @functools.lru_cache(maxsize=16)
