@@ -123,7 +123,7 @@ def _header(folder: Path, builder: EcgCorpus, splits: Mapping[str, SplitStatisti
     return card
 
 
-def _license(about: About) -> dict[str, str]:
+def _license(about: About) -> dict[str, Any]:
     for name, identifier in _HUB_LICENSES.items():
         if about.license.startswith(name):
             return {"license": identifier}

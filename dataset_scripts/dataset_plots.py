@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from modeling_ecg_jepa.leads_ecg_jepa import STANDARD_12_LEADS
 
 from .dataset_statistics import SplitStatistics
-from .ecg_paper import ecg_figure
+from .ecg_paper import Layout, ecg_figure
 from .records import EcgRecord
 from .signals import MISSING
 
@@ -53,7 +53,7 @@ def draw_plots(folder: Path, splits: Mapping[str, SplitStatistics], shard: Path)
             captions[name] = caption
     record = first_record(shard)
     # The layout of the clinic has places for 12 leads; with fewer a row a lead leaves nothing blank.
-    layout = "3x4" if set(STANDARD_12_LEADS) <= set(record.lead_names) else "12x1"
+    layout: Layout = "3x4" if set(STANDARD_12_LEADS) <= set(record.lead_names) else "12x1"
     ecg_figure(record, layout=layout, title=f"Record {record.record_id}").savefig(folder / "ecg.png", dpi=_DPI)
     return {**captions, "ecg.png": f"The first record, {record.record_id}"}
 
@@ -123,7 +123,7 @@ def _draw_ages(splits: Mapping[str, SplitStatistics]) -> "Figure | None":
     figure, axes = _figure(7.5, 3.4)
     axes.hist(
         list(drawn.values()),
-        bins=np.arange(0, 106, 5),
+        bins=list(range(0, 106, 5)),
         stacked=True,
         color=[_SEX_COLORS[sex] for sex in drawn],
         label=[f"{sex or 'sex unknown'} ({len(values):,})" for sex, values in drawn.items()],

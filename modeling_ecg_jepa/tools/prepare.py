@@ -77,7 +77,7 @@ def push(folder: str | os.PathLike, repo: str) -> str:
         hub.upload_folder(
             repo_id=repo,
             repo_type="dataset",
-            folder_path=folder,
+            folder_path=os.fspath(folder),
             commit_message="Prepared by ecg-jepa",
             delete_patterns=["data/*", "plots/*"],
         )
