@@ -173,7 +173,7 @@ def _ptb_xl_table(folder: Path) -> dict[str, tuple[str | None, str | None]]:
     if not (folder / PTB_XL_TABLE).is_file():
         return {}
     table = read_table(folder / PTB_XL_TABLE, ["ecg_id", "patient_id", "strat_fold"])
-    rows = {}
+    rows: dict[str, tuple[str | None, str | None]] = {}
     for ecg_id, patient_id, fold in table[["ecg_id", "patient_id", "strat_fold"]].itertuples(index=False):
         split = {"9": "validation", "10": "test"}.get(fold.removesuffix(".0"), "train")
         rows[ecg_id.removesuffix(".0")] = (split, patient_id.removesuffix(".0") or None)
