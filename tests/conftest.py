@@ -16,6 +16,10 @@ settings.register_profile("fuzz", max_examples=3000)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=2, help="how often a pretraining run is killed and resumed")
+
+
 def _shared(folder: str) -> Path:
     path = SHARED / folder
     if not path.is_dir():

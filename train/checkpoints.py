@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,45 +33,69 @@ LOG, STATE, PRETRAINING = "train_log.jsonl", "training_state.json", "pretraining
 _LEFT_BY_A_RUN = (LOG, STATE, PRETRAINING, "model.safetensors", "config.json", "preprocessor_config.json")
 
 
-def prepare_output_dir(folder: str | Path, overwrite: bool) -> Path:
+def prepare_output_dir(folder: str | Path, overwrite: bool, resume: str | None = None) -> Path:
     """The folder, made if need be, without an earlier run in it. Only what runs leave is ever removed.
+
+    With `resume` (see `find_checkpoint`) a run that has a checkpoint stays as it is, and what a run left that was
+    killed before its first is replaced.
 
     Raises:
         EcgJepaOutputError: it holds a run and `overwrite` is false, or it cannot be written to.
     """
     folder = Path(folder)
-    present = [name for name in _LEFT_BY_A_RUN if (folder / name).exists()]
-    if present and not overwrite:
+    left = [name for name in _LEFT_BY_A_RUN if (folder / name).exists()]
+    left += [path.name for path in checkpoints(folder)]
+    checkpoint = find_checkpoint(resume, folder)
+    if checkpoint is not None and checkpoint.resolve().parent == folder.resolve():
+        left = []
+    barely_begun = resume == "latest" and left == [LOG]
+    if left and not overwrite and not barely_begun:
         raise EcgJepaOutputError(
-            f"The output folder {folder} holds another run ({', '.join(present)}). "
-            "Choose another --output_dir, or pass --overwrite to replace it."
+            f"The output folder {folder} holds another run ({', '.join(left)}). Choose another --output_dir, pass "
+            "--overwrite to replace it, or --resume_from_checkpoint latest to go on with it."
         )
     with _as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name in present:
-            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+        for path in [*(folder / name for name in left), *folder.glob(".*.unfinished")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         with tempfile.TemporaryFile(dir=folder):
             pass  # found out now rather than after hours of training
     return folder
 
 
 class TrainLog:
-    """`train_log.jsonl`: a first line that describes the run, then one a log step; each stands as soon as written."""
+    """`train_log.jsonl`: a first line that describes the run, then one a log step; each stands as soon as written.
 
-    def __init__(self, folder: Path, header: dict[str, Any]):
+    Args:
+        lines: of the run that goes on, up to its checkpoint; those after it are written anew.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, Any], lines: Sequence[dict[str, Any]] = ()):
         self.path = folder / LOG
-        self._append({"schema_version": SCHEMA_VERSION, **header}, mode="w")
+        text = "".join(json.dumps(line) + "\n" for line in [{"schema_version": SCHEMA_VERSION, **header}, *lines])
+        with whole_file(self.path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
         """
         Raises:
             EcgJepaOutputError: the file cannot be written to.
         """
-        self._append(line, mode="a")
-
-    def _append(self, line: dict[str, Any], mode: str) -> None:
-        with _as_output_error(self.path), self.path.open(mode, encoding="utf-8") as file:
+        with _as_output_error(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def read_log(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The header and the lines of a run's log.
+
+    Raises:
+        EcgJepaCheckpointError: there is none, or it is damaged.
+    """
+    try:
+        header, *lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise EcgJepaCheckpointError(f"Cannot read {folder / LOG} ({error}). Name a run's output folder.") from error
+    return header, lines
 
 
 def save_model(model: EcgJepaForPreTraining, extractor: EcgJepaFeatureExtractor, folder: Path) -> None:
@@ -143,11 +167,19 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict[str, 
             (unfinished / PROGRESS).write_text(text, encoding="utf-8")
             for file in filter(Path.is_file, unfinished.rglob("*")):
                 flush(file)
-            shutil.rmtree(target, ignore_errors=True)  # of a run that went back to an earlier checkpoint
+            _remove(target)  # of a run that went back to an earlier checkpoint
             os.replace(unfinished, target)
             for old in checkpoints(folder)[:-keep]:
-                shutil.rmtree(old)
+                _remove(old)
     accelerator.wait_for_everyone()
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under another name first, so that no half of it is ever taken for a checkpoint."""
+    if checkpoint.exists():
+        going = checkpoint.with_name(f".{checkpoint.name}.removed.unfinished")
+        os.replace(checkpoint, going)
+        shutil.rmtree(going)
 
 
 def checkpoints(folder: Path) -> list[Path]:

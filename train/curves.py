@@ -1,6 +1,5 @@
 """The curves of a run as one picture: `python -m train.curves RUN_FOLDER [FILE.png]` draws them again."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +9,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from modeling_ecg_jepa import EcgJepaCheckpointError
 from modeling_ecg_jepa.tools.outputs import whole_file
 
-from .checkpoints import LOG
+from .checkpoints import read_log
 
 CURVES = "curves.png"
 
@@ -29,19 +27,6 @@ _PANELS: dict[str, tuple[list[tuple[str, str]], bool]] = {
     "speed": ([("records_per_second", "records a second")], False),
     "online probe": ([("probe", "of the student")], False),
 }
-
-
-def read_log(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The header and the lines of a run's log.
-
-    Raises:
-        EcgJepaCheckpointError: there is none, or it is damaged.
-    """
-    try:
-        header, *lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise EcgJepaCheckpointError(f"Cannot read {folder / LOG} ({error}). Name a run's output folder.") from error
-    return header, lines
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], title: str, floor: float = 0.0) -> Figure:

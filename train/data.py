@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import skip_first_batches
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
@@ -137,10 +138,12 @@ def as_it_is(rows: Any) -> Any:
 # During training ------------------------------------------------------------------------------------------------------
 
 
-def batches(loader: DataLoader) -> Iterator[dict]:
-    """Batches without end, every epoch in another order."""
-    epoch = 0
+def batches(loader: DataLoader, first: int = 0) -> Iterator[dict]:
+    """Batches without end, every epoch in another order, from number `first` on as if those before had been taken."""
+    epoch, passed = divmod(first, len(loader))
+    loader.set_epoch(epoch)
+    yield from skip_first_batches(loader, passed) if passed else loader
     while True:
+        epoch += 1
         loader.set_epoch(epoch)
         yield from loader
-        epoch += 1

@@ -81,6 +81,11 @@ class PretrainOptions:
     seed: Annotated[int, "run", "initial weights, order of records, masks, synthetic data: all follow from it"] = 0
     max_steps: Annotated[int, "run", "optimizer steps"] = 1000
     logging_steps: Annotated[int, "run", "steps from one log line to the next"] = 50
+    checkpointing_steps: Annotated[int, "run", "steps from one checkpoint to the next; 0: none"] = 0
+    checkpoints_to_keep: Annotated[int, "run", "the newest so many checkpoints stay"] = 2
+    resume_from_checkpoint: Annotated[
+        str | None, "run", "go on from this checkpoint-STEP folder, or with `latest` from the newest, if there is one"
+    ] = None
     cpu_threads: Annotated[int | None, "run", "on a CPU: threads a process; all cores, shared, if not given"] = None
 
     data_dir: Annotated[
@@ -125,6 +130,7 @@ class PretrainOptions:
     weight_decay: Annotated[float, "optimisation", "of weights; biases and norms are not decayed"] = 0.05
     momentum_start: Annotated[float, "optimisation", "share of the old teacher kept at the first update"] = 0.996
     momentum_end: Annotated[float, "optimisation", "the same at the last update; linear between"] = 1.0
+    num_masks: Annotated[int, "optimisation", "masks predicted from one pass of the teacher; 1 is the paper"] = 1
     gradient_accumulation_steps: Annotated[int, "optimisation", "batches a step, where one would not fit"] = 1
 
     min_content_share: Annotated[
@@ -138,6 +144,7 @@ class PretrainOptions:
         at_least = {"max_steps": 1, "logging_steps": 1, "num_records": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
         at_least |= {"warmup_steps": 0, "weight_decay": 0, "memory_gb": 0, "gradient_accumulation_steps": 1}
         at_least |= {"min_learning_rate": 0, "momentum_start": 0, "momentum_end": 0, "probe_records": 0}
+        at_least |= {"checkpointing_steps": 0, "checkpoints_to_keep": 1, "num_masks": 1}
         for name, least in at_least.items():
             _require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
         for name in ("momentum_start", "momentum_end", "min_content_share"):

@@ -35,8 +35,18 @@ from modeling_ecg_jepa import (
 )
 
 from . import schedules
-from .checkpoints import TrainLog, prepare_output_dir, save_model, write_state
+from .checkpoints import (
+    TrainLog,
+    find_checkpoint,
+    load_state,
+    prepare_output_dir,
+    read_progress,
+    save_checkpoint,
+    save_model,
+    write_state,
+)
 from .corpora import held_out_warning, load_corpora
+from .curves import save_curves
 from .data import SyntheticRecords, WfdbRecords, as_it_is, batches, prepare
 from .diagnostics import HeartRateProbe, probe_heart_rate
 from .mixture import Mixture, MixtureSampler
@@ -55,25 +65,35 @@ def train_loop(
     optimizer: Optimizer,
     loader: DataLoader,
     watch: Watch,
+    first_step: int = 0,
 ) -> None:
     """All optimizer steps. `model`, `optimizer` and `loader` as `accelerator.prepare` returns them."""
     student_and_teacher: EcgJepaForPreTraining = accelerator.unwrap_model(model)
-    stream = batches(loader)
+    stream = batches(loader, first=first_step * options.gradient_accumulation_steps)
     model.train()
-    for step in range(options.max_steps):
+    for step in range(first_step, options.max_steps):
         learning_rate, momentum = scheduled(step, options)
-        time_mask = schedules.time_mask(step, config=student_and_teacher.config, seed=options.seed)
+        time_masks = schedules.time_masks(
+            step, config=student_and_teacher.config, seed=options.seed, count=options.num_masks
+        )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        for _ in range(options.gradient_accumulation_steps):
+        for part in range(options.gradient_accumulation_steps):
+            batch = watch.next_batch(stream)
+            # Stochastic depth follows from here too, not from what loaders drew before: so runs can be resumed.
+            torch.manual_seed(schedules.mixed_seed(options.seed, step, part, accelerator.process_index))
             with accelerator.accumulate(model):  # steps, and clears gradients, only after the last of these batches
-                loss = model(**next(stream), time_mask=time_mask).loss
+                loss = model(**batch, time_mask=time_masks).loss
                 accelerator.backward(loss)
+                watch.after_backward(step)
                 optimizer.step()
                 optimizer.zero_grad()
         if not accelerator.optimizer_step_was_skipped:  # fp16's scaler skips a step whose gradients overflow
             student_and_teacher.update_teacher(momentum)
         watch.after_step(step, loss, learning_rate, momentum)
+        if options.checkpointing_steps and (step + 1) % options.checkpointing_steps == 0:
+            progress = {**watch.state(step + 1), "options": dataclasses.asdict(options)}
+            save_checkpoint(accelerator, Path(options.output_dir), progress, keep=options.checkpoints_to_keep)
 
 
 def scheduled(step: int, options: PretrainOptions) -> tuple[float, float]:
@@ -102,7 +122,12 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     extractor = EcgJepaFeatureExtractor.from_config(config)
     accelerator = start_accelerator(options)
     main = accelerator.is_main_process
-    folder = prepare_output_dir(options.output_dir, options.overwrite) if main else Path(options.output_dir)
+    folder = Path(options.output_dir)
+    if main:
+        prepare_output_dir(folder, options.overwrite, options.resume_from_checkpoint)
+    accelerator.wait_for_everyone()
+    checkpoint = find_checkpoint(options.resume_from_checkpoint, folder)
+    so_far = checkpoint and read_progress(checkpoint, dataclasses.asdict(options), accelerator.num_processes)
     records, skipped = load_records(options, extractor, quiet=not accelerator.is_local_main_process)
 
     loader = make_loader(options, records, EcgJepaDataCollator(extractor))
@@ -110,11 +135,13 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     groups = schedules.parameter_groups(bare, options.weight_decay)
     optimizer = AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.999))
     model, optimizer, loader = accelerator.prepare(bare, optimizer, loader)
-    set_seed(options.seed, device_specific=True)  # stochastic depth differs between processes, weights do not
+    if checkpoint:
+        load_state(accelerator, checkpoint)
 
-    log = TrainLog(folder, describe(options, config, accelerator, len(records))) if main else None
-    watch = start_watch(options, accelerator, bare, records, extractor, log)
-    train_loop(accelerator, options, model, optimizer, loader, watch)
+    header = describe(options, config, accelerator, len(records))
+    log = TrainLog(folder, header, so_far["lines"] if so_far else ()) if main else None
+    watch = start_watch(options, accelerator, bare, records, extractor, log, so_far)
+    train_loop(accelerator, options, model, optimizer, loader, watch, so_far["step"] if so_far else 0)
     watch.close()
     accelerator.wait_for_everyone()
     state: dict[str, Any] = {}
@@ -123,6 +150,7 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
         probes = run_probe(options, bare, extractor) if options.probe_records else None
         state = summarise(options, watch, probes, len(records), skipped, time.perf_counter() - started)
         write_state(folder, state)
+        save_curves(folder)
         report(folder, state)
     accelerator.end_training()
     return state
@@ -251,6 +279,7 @@ def start_watch(
     records: Dataset,
     extractor: EcgJepaFeatureExtractor,
     log: TrainLog | None,
+    so_far: dict[str, Any] | None,
 ) -> Watch:
     """Watched are records spread evenly over the data, under the mask of step 0."""
     count = min(WATCHED_RECORDS, len(records))
@@ -260,11 +289,12 @@ def start_watch(
         accelerator,
         model,
         {name: part.to(accelerator.device) for name, part in batch.items()},
-        schedules.time_mask(0, config=model.config, seed=options.seed),
+        *schedules.time_masks(0, config=model.config, seed=options.seed),
         log,
         max_steps=options.max_steps,
         logging_steps=options.logging_steps,
         records_per_step=options.batch_size * options.gradient_accumulation_steps * accelerator.num_processes,
+        so_far=so_far,
     )
 
 

@@ -27,11 +27,15 @@ def momentum(step: int, *, start: float, end: float, max_steps: int) -> float:
     return start + (end - start) * min(step / max_steps, 1.0)
 
 
-def time_mask(step: int, *, config: EcgJepaConfig, seed: int) -> Tensor:
-    """The mask of a step, (config.num_patches,) boolean on the CPU; the same in every process, and when resumed."""
-    # torch's CPU generator keeps 32 bits of a seed: mix seed and step into so many, rather than add them up.
-    mixed = int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
-    return sample_time_mask(config, generator=torch.Generator().manual_seed(mixed))
+def time_masks(step: int, *, config: EcgJepaConfig, seed: int, count: int = 1) -> list[Tensor]:
+    """The masks of a step, each (config.num_patches,) bool on the CPU; the same in every process, and when resumed."""
+    generator = torch.Generator().manual_seed(mixed_seed(seed, step))
+    return [sample_time_mask(config, generator=generator) for _ in range(count)]
+
+
+def mixed_seed(*parts: int) -> int:
+    """One seed of several numbers. torch's CPU generator keeps 32 bits of a seed: mixed, not added up, they differ."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from modeling_ecg_jepa import EcgJepaError, EcgJepaForPreTraining
 
 from .checkpoints import TrainLog
 from .diagnostics import watch_targets
+from .failures import failure
 
 
 class Watch:
@@ -24,6 +26,7 @@ class Watch:
         time_mask: the mask for them.
         log: where the lines go; None in all processes but the main one.
         records_per_step: over all processes.
+        so_far: lines and losses of a run that goes on, as `state` gave them.
     """
 
     def __init__(
@@ -37,15 +40,44 @@ class Watch:
         max_steps: int,
         logging_steps: int,
         records_per_step: int,
+        so_far: dict[str, Any] | None = None,
     ):
         self.accelerator, self.model, self.log = accelerator, model, log
         self.batch, self.time_mask = batch, time_mask
         self.max_steps, self.logging_steps, self.records_per_step = max_steps, logging_steps, records_per_step
-        self.lines: list[dict[str, Any]] = []
-        self.pending: list[Tensor] = []
-        self.bar = tqdm(total=max_steps, desc="pretraining", unit="step", disable=log is None)
-        self._write({"step": 0})
-        self.started = time.perf_counter()
+        self.lines: list[dict[str, Any]] = list(so_far["lines"]) if so_far else []
+        self.pending = [torch.tensor(loss) for loss in so_far["pending"]] if so_far else []
+        self.gradient_norm: Tensor | None = None
+        self.said: set[str] = set()
+        done = so_far["step"] if so_far else 0
+        self.bar = tqdm(total=max_steps, initial=done, desc="pretraining", unit="step", disable=log is None)
+        if not so_far:
+            self._write({"step": 0})
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self.started, self.waited, self.steps = time.perf_counter(), 0.0, 0
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a run that goes on from here has to know: exactly what it would have known."""
+        return {"step": step, "lines": self.lines, "pending": [float(loss) for loss in self.pending]}
+
+    def next_batch(self, stream: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The next batch, and how long it took to come."""
+        asked = time.perf_counter()
+        batch = next(stream)
+        self.waited += time.perf_counter() - asked
+        return batch
+
+    def after_backward(self, step: int) -> None:
+        """Measure the gradients of a step that is logged, before they are used."""
+        if self._is_logged(step + 1) and self.accelerator.sync_gradients:
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0
+            self.gradient_norm = torch.nn.utils.get_total_norm(gradients) / scale
+
+    def _is_logged(self, done: int) -> bool:
+        return done % self.logging_steps == 0 or done == self.max_steps
 
     def after_step(self, step: int, loss: Tensor, learning_rate: float, momentum: float) -> None:
         """
@@ -58,12 +90,13 @@ class Watch:
         """
         self.pending.append(loss.detach())
         self.bar.update()
+        self.steps += 1
         done = step + 1
-        if done % self.logging_steps and done != self.max_steps:
+        if not self._is_logged(done):
             return
-        mean_loss = float(self.accelerator.reduce(torch.stack(self.pending).mean(), reduction="mean"))
+        losses = torch.stack([loss.to(self.accelerator.device) for loss in self.pending])
+        mean_loss = float(self.accelerator.reduce(losses.mean(), reduction="mean"))
         seconds = time.perf_counter() - self.started
-        rate = len(self.pending) * self.records_per_step / seconds
         self.pending.clear()
         self._refuse_if_not_finite(mean_loss, done)
         self._write(
@@ -72,10 +105,12 @@ class Watch:
                 "loss": mean_loss,
                 "learning_rate": learning_rate,
                 "momentum": momentum,
-                "records_per_second": rate,
+                "gradient_norm": None if self.gradient_norm is None else float(self.gradient_norm),
+                "records_per_second": self.steps * self.records_per_step / seconds,
+                "waiting_for_data": self.waited / seconds,
             }
         )
-        self.started = time.perf_counter()
+        self._restart_clock()
 
     def close(self) -> None:
         self.bar.close()
@@ -101,6 +136,10 @@ class Watch:
         if "records_per_second" in line:
             words.append(f"{line['records_per_second']:.0f} records/s")
         self.bar.set_postfix_str(", ".join(words))
+        said = failure(self.lines)
+        if said and (kind := said.split(":")[0]) not in self.said:
+            self.said.add(kind)
+            self.bar.write(f"step {line['step']}: {said}")
 
     def _refuse_if_not_finite(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):

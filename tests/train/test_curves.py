@@ -6,7 +6,8 @@ import matplotlib.image
 import pytest
 
 from modeling_ecg_jepa import EcgJepaCheckpointError
-from train.curves import draw_curves, read_log, save_curves
+from train.checkpoints import read_log
+from train.curves import draw_curves, save_curves
 
 HEADER = {"schema_version": 1, "records": 1000, "options": {"preset": "tiny", "seed": 3, "min_content_share": 0.3}}
 LINES = [

@@ -18,7 +18,7 @@ from modeling_ecg_jepa import EcgJepaDataCollator, EcgJepaError, EcgJepaFeatureE
 from train.data import MemoryRecords, SyntheticRecords
 from train.options import PretrainOptions
 from train.pretrain import initial_model, main, pretrain, scheduled, start_accelerator, train_loop
-from train.schedules import parameter_groups, time_mask
+from train.schedules import parameter_groups, time_masks
 
 ROOT = Path(__file__).resolve().parents[2]
 LEVERS = {"patch_initializer_range": 0.4, "position_scale": 0.2, "target_centering": True}
@@ -87,6 +87,7 @@ def test_the_log_has_a_header_and_a_line_a_log_step(launched):
     assert header["options"]["max_steps"] == 200
     assert [line["step"] for line in lines] == [0, 100, 200]
     names = {"loss", "learning_rate", "momentum", "records_per_second", "content_share", "target_std"}
+    names |= {"gradient_norm", "waiting_for_data"}
     names |= {"student_rank_me", "teacher_rank_me", "student_teacher_distance"}
     assert all(names <= line.keys() for line in lines[1:])
 
@@ -117,6 +118,12 @@ class Silent:
 
     def after_step(self, step, loss, learning_rate, momentum):
         self.losses.append(loss.item())
+
+    def next_batch(self, stream):
+        return next(stream)
+
+    def after_backward(self, step):
+        pass
 
 
 def run_loop(options: PretrainOptions, scaler=None) -> tuple[EcgJepaForPreTraining, list[float]]:
@@ -155,7 +162,7 @@ def plain_loop(options: PretrainOptions) -> EcgJepaForPreTraining:
         learning_rate, momentum = scheduled(step, options)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        model(**batch, time_mask=time_mask(step, config=config, seed=options.seed)).loss.backward()
+        model(**batch, time_mask=time_masks(step, config=config, seed=options.seed)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         student = weights_of(model.encoder)
