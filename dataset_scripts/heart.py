@@ -252,10 +252,11 @@ def draw_heart(rng: np.random.Generator, mean_rr: float, diagnoses: Collection[s
     if diagnoses:
         qrs = rng.uniform(*ventricles.duration)
     else:
-        qrs = np.clip(rng.normal(0.095, 0.009), 0.075, 0.115) if rng.random() < 0.9 else rng.uniform(0.12, 0.16)
+        qrs = _within(0.075, rng.normal(0.095, 0.009), 0.115) if rng.random() < 0.9 else rng.uniform(0.12, 0.16)
     late = qrs - 0.1 if ventricles.code != "N" else 0.0  # recovery is as late as activation
-    qt = min(np.clip(rng.normal(0.405, 0.022), 0.35, 0.47) * mean_rr ** (1 / 3) + late, 0.7 * mean_rr)
-    pr = min(np.clip(rng.normal(0.16, 0.02) - 0.02 * (1 / mean_rr - 1), 0.11, 0.22), 0.3 * mean_rr)
+    qt = min(_within(0.35, rng.normal(0.405, 0.022), 0.47) * mean_rr ** (1 / 3) + late, 0.7 * mean_rr)
+    longest_pr = 0.19 if diagnoses else 0.22
+    pr = min(_within(0.11, rng.normal(0.16, 0.02) - 0.02 * (1 / mean_rr - 1), longest_pr), 0.3 * mean_rr)
     p = min(rng.uniform(0.08, 0.12), 0.8 * pr)
     p_scale, qrs_scale, t_scale = np.exp([0.25, 0.3, 0.35] * rng.standard_normal(3))
     if rng.random() < 0.12 and not diagnoses:  # flat or inverted T, as in ischaemia and strain
@@ -269,8 +270,8 @@ def draw_heart(rng: np.random.Generator, mean_rr: float, diagnoses: Collection[s
         p=p,
         qrs=qrs,
         qt=qt,
-        p_parts=[(p_scale * p_position @ dipole, at, width) for dipole, at, width in _ATRIA],
-        qrs_parts=[(qrs_scale * position @ dipole, at, width) for dipole, at, width in ventricles.qrs],
+        p_parts=_turned(p_scale * p_position, _ATRIA),
+        qrs_parts=_turned(qrs_scale * position, ventricles.qrs),
         st=0.02 * rng.standard_normal(3),
         t=t_scale * t_position @ ventricles.t,
         injury=qrs_scale * position @ ventricles.st if any(ventricles.st) else None,
@@ -278,6 +279,14 @@ def draw_heart(rng: np.random.Generator, mean_rr: float, diagnoses: Collection[s
         code=ventricles.code,
     )
     return _with_conduction(rng, heart, mean_rr, diagnoses)
+
+
+def _turned(matrix: np.ndarray, parts: Sequence[Part]) -> list[Part]:
+    return [(matrix @ dipole, at, width) for dipole, at, width in parts]
+
+
+def _within(least: float, value: float, most: float) -> float:
+    return min(max(value, least), most)
 
 
 def _turns(rng: np.random.Generator, degrees: Sequence[Sequence[float]], halved: bool) -> np.ndarray:
@@ -315,7 +324,7 @@ def ventricular_premature(rng: np.random.Generator, heart: Heart) -> Heart:
         spike=None,
         qrs=qrs,
         qt=heart.qt + max(qrs - heart.qrs, 0.0),
-        qrs_parts=[(turn @ dipole, at, width) for dipole, at, width in source.qrs],
+        qrs_parts=_turned(turn, source.qrs),
         t=turn @ source.t,
         injury=turn @ source.st,
         r_peak=source.r_peak,
@@ -329,14 +338,18 @@ def ventricular_premature(rng: np.random.Generator, heart: Heart) -> Heart:
 def with_criteria(rng: np.random.Generator, heart: Heart, diagnoses: Collection[str], lead_matrix: np.ndarray) -> Heart:
     """The heart with its dipoles scaled until these leads, (8, 3) of I, II, V1-V6, show the diagnoses.
 
-    Left ventricular hypertrophy: S in V1 and R in V5 or V6 add up to 4.0 to 5.5 mV (Sokolow and Lyon: 3.5). Right: R in
-    V1 of 0.8 to 1.6 mV. ST elevation: 0.15 to 0.35 mV or more 60 ms after QRS in all leads of the territory. T
-    inversion: 0.15 to 0.45 mV or more in V4, V5 and V6.
+    Left ventricular hypertrophy: S in V1 and R in V5 or V6 add up to 4.0 to 5.5 mV (Sokolow and Lyon: 3.5); without it
+    to 3.0 at most. Right: R in V1 of 0.8 to 1.6 mV. ST elevation: 0.15 to 0.35 mV or more 60 ms after QRS in all leads
+    of the territory. T inversion: 0.15 to 0.45 mV or more in V4, V5 and V6.
     """
+    if not diagnoses:
+        return heart
     leads = _lead_vectors(lead_matrix)
+    voltage = -_in_qrs(heart, leads["V1"]).min() + max(_in_qrs(heart, leads[lead]).max() for lead in ("V5", "V6"))
     if "left_ventricular_hypertrophy" in diagnoses:
-        voltage = -_in_qrs(heart, leads["V1"]).min() + max(_in_qrs(heart, leads[lead]).max() for lead in ("V5", "V6"))
         heart = _scaled(heart, rng.uniform(4.0, 5.5) / voltage)
+    elif not VENTRICLES.keys() & diagnoses and voltage > 3.0:
+        heart = _scaled(heart, rng.uniform(2.4, 3.0) / voltage)
     if "right_ventricular_hypertrophy" in diagnoses:
         heart = _scaled(heart, rng.uniform(0.8, 1.6) / _in_qrs(heart, leads["V1"]).max())
     if "t_inversion" in diagnoses:
@@ -376,7 +389,8 @@ def _scaled(heart: Heart, factor: float) -> Heart:
     """The heart with larger or smaller ventricular voltages; T grows less than QRS."""
     parts = [(factor * dipole, at, width) for dipole, at, width in heart.qrs_parts]
     less = math.sqrt(factor)
-    return replace(heart, qrs_parts=parts, t=less * heart.t, injury=less * heart.injury)
+    injury = None if heart.injury is None else less * heart.injury
+    return replace(heart, qrs_parts=parts, t=less * heart.t, injury=injury)
 
 
 def _with_st_elevation(

@@ -48,10 +48,6 @@ _EXCLUDES = {
 _SHORTEST_DIAGNOSIS = 5.0
 
 
-#: exp of less is denormal, with which processors are slow.
-_NOTHING = np.float32(-87.0)
-
-
 @dataclass(frozen=True)
 class SyntheticTruth:
     """What a synthetic record was made with.
@@ -230,48 +226,47 @@ def _truth(
     noise: np.ndarray,
 ) -> SyntheticTruth:
     each = [(onset, hearts[kind]) for onset, kind in zip(beats.onsets.tolist(), beats.kinds, strict=True)]
-    shown = [(onset, heart) for onset, heart in each if 0 <= _r_peak(onset, heart) < seconds]
-    r_peaks = [_r_peak(onset, heart) for onset, heart in shown]
+    peaks = [onset + heart.r_peak * (1000 * heart.qrs) / 1000 for onset, heart in each]
+    shown = [beat for peak, beat in zip(peaks, each, strict=True) if 0 <= peak < seconds]
+    r_peaks = [peak for peak in peaks if 0 <= peak < seconds]
     p_onsets = [onset - heart.pr for onset, heart in each if heart.pr is not None]
     rate = 60.0 / float(np.diff(r_peaks).mean()) if len(r_peaks) > 1 else nominal_rate
     if not diagnoses:
         diagnoses = ("sinus_bradycardia" if rate < 60 else "sinus_tachycardia" if rate > 100 else "sinus_rhythm",)
     return SyntheticTruth(
         heart_rate=rate,
-        pr_ms=None if usual.pr is None else 1000 * float(usual.pr),
-        qrs_ms=1000 * float(usual.qrs),
-        qt_ms=1000 * float(usual.qt),
+        pr_ms=None if usual.pr is None else 1000 * usual.pr,
+        qrs_ms=1000 * usual.qrs,
+        qt_ms=1000 * usual.qt,
         axis_degrees=usual.axis_degrees(),
-        noise_mv=float(np.sqrt(np.mean(noise**2))),
+        noise_mv=float(np.linalg.norm(noise)) / math.sqrt(noise.size),
         r_peaks=tuple(r_peaks),
         rhythm=diagnoses[0],
         diagnoses=diagnoses,
         beats=tuple(heart.code for _, heart in shown),
-        p_onsets=tuple(float(onset) for onset in p_onsets if 0 <= onset < seconds),
+        p_onsets=tuple(onset for onset in p_onsets if 0 <= onset < seconds),
         qrs_onsets=tuple(onset for onset, _ in shown),
-        qrs_ends=tuple(float(onset + heart.qrs) for onset, heart in shown),
-        t_ends=tuple(float(onset + heart.qt) for onset, heart in shown),
+        qrs_ends=tuple(onset + heart.qrs for onset, heart in shown),
+        t_ends=tuple(onset + heart.qt for onset, heart in shown),
     )
-
-
-def _r_peak(onset: float, heart: Heart) -> float:
-    return float(onset + heart.r_peak * (1000 * heart.qrs) / 1000)
 
 
 def _beating_dipole(time: np.ndarray, onsets: np.ndarray, waves: Sequence[Wave]) -> np.ndarray:
     """The dipole (3, samples) in mV: each sample sees each wave of the beat in which that wave is nearest."""
-    middles = (onsets[1:] + onsets[:-1]) / 2
+    peaks = np.array([wave.peak for wave in waves])
+    # Half way between two beats the later one is the nearer one from then on.
+    borders = np.searchsorted(time, (onsets[1:] + onsets[:-1]) / 2 + peaks[:, None])
+    counts = np.diff(borders, axis=1, prepend=0, append=len(time))
     shapes = np.empty((len(waves), len(time)), dtype=np.float32)
-    for shape, wave in zip(shapes, waves, strict=True):
-        borders = [0, *np.searchsorted(time, middles + wave.peak), len(time)]
-        np.subtract(time, np.repeat(onsets + wave.peak, np.diff(borders)), out=shape, casting="same_kind")
+    for shape, wave, count in zip(shapes, waves, counts, strict=True):
+        np.subtract(time, np.repeat(onsets + wave.peak, count), out=shape, casting="same_kind")
         if wave.width_after == wave.width:
             shape /= np.float32(wave.width)
         else:
             shape /= np.where(shape < 0, np.float32(wave.width), np.float32(wave.width_after))
     np.multiply(shapes, shapes, out=shapes)
     shapes *= np.float32(-0.5)
-    np.exp(np.maximum(shapes, _NOTHING, out=shapes), out=shapes)
+    np.exp(shapes, out=shapes)
     return np.stack([wave.dipole for wave in waves], axis=1).astype(np.float32) @ shapes
 
 
