@@ -60,7 +60,7 @@ def draw_plots(folder: Path, splits: Mapping[str, SplitStatistics], shard: Path)
 
 def first_record(shard: Path) -> EcgRecord:
     """The first row of a Parquet file, in millivolts."""
-    row = next(pq.ParquetFile(shard).iter_batches(batch_size=1)).to_pylist()[0]
+    row = pq.ParquetFile(shard).read_row_group(0).slice(0, 1).to_pylist()[0]
     counts = np.array(row["signal"], np.int16).reshape(len(row["lead_names"]), -1)
     return EcgRecord(
         signal=np.where(counts == MISSING, np.float32(np.nan), counts * np.float32(row["signal_scale"])),

@@ -10,9 +10,6 @@ import datasets
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-#: Rows whose signals are looked at together, only to learn how long they are.
-_ROWS = 64
-
 
 @dataclass
 class SplitStatistics:
@@ -72,6 +69,8 @@ def _rows(files: Sequence[Path]) -> Iterator[tuple[dict[str, Any], int]]:
     """Each row without its signal, and the number of values of the signal."""
     columns = ["record_id", "patient_id", "labels", "age", "sex", "lead_names", "sampling_rate"]
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=[*columns, "signal"]):
-            values = pc.list_value_length(batch.column("signal")).to_pylist()
-            yield from zip(batch.select(columns).to_pylist(), values, strict=True)
+        shard = pq.ParquetFile(file)
+        for group in range(shard.num_row_groups):  # not iter_batches, which holds the whole file in the end
+            rows = shard.read_row_group(group, columns=[*columns, "signal"], use_threads=False)
+            values = pc.list_value_length(rows.column("signal")).to_pylist()
+            yield from zip(rows.select(columns).to_pylist(), values, strict=True)

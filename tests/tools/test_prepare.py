@@ -10,16 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 from matplotlib.image import imread
 from typer.testing import CliRunner
-from written_records import write_record
+from written_records import LEADS, write_record
 
 from dataset_scripts import load_ecg_dataset
-from dataset_scripts.corpus import row_features
+from dataset_scripts.corpus import as_table, row_features
 from dataset_scripts.dataset_card import COLUMNS
+from dataset_scripts.dataset_statistics import split_statistics
 from dataset_scripts.splits import read_split_manifest
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaOutputError
 from modeling_ecg_jepa.tools.cli import app
@@ -184,6 +186,23 @@ def test_shards_have_the_size_asked_for(tmp_path):
     files = sorted((tmp_path / "out" / "data").glob("train-*"))
     assert len(files) == 2
     assert sum(pq.read_metadata(file).num_rows for file in files) == prepared.splits["train"].records
+
+
+def test_counting_holds_one_row_group_in_memory_and_not_the_shard(tmp_path):
+    features = row_features((), {})
+    row = dict.fromkeys(features) | {"signal": np.arange(60_000) % 997, "lead_names": list(LEADS), "sampling_rate": 500}
+    row |= {"labels": [], "codes": [], "findings": []}
+    with pq.ParquetWriter(tmp_path / "shard", features.arrow_schema) as shard:
+        for group in range(20):
+            shard.write_table(as_table([row | {"record_id": f"{group}-{place}"} for place in range(16)], features))
+    usual, counted = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(counted)
+    try:
+        statistics = split_statistics([tmp_path / "shard"], features)
+    finally:
+        pa.set_memory_pool(usual)
+    assert (statistics.records, set(statistics.seconds)) == (320, {10.0})
+    assert counted.max_memory() < 3 * 16 * 120_000 < 320 * 120_000 / 6
 
 
 def test_exit_code_and_words_without_faults(records, tmp_path):
