@@ -514,13 +514,14 @@ class EcgJepaForPreTrainingOutput(ModelOutput):
     targets (`(B, L, M, D)`): the teacher's normalised output there.
     time_mask (`(T,)` or `(B, T)` bool): True = hidden.
     context (`(B, L, V, D)`): the student's output at the visible times.
+    Of several masks (see `EcgJepaForPreTraining.forward`) all but the loss are tuples, one entry a mask.
     """
 
     loss: Tensor | None = None
-    predictions: Tensor | None = None
-    targets: Tensor | None = None
-    time_mask: Tensor | None = None
-    context: Tensor | None = None
+    predictions: Tensor | tuple[Tensor, ...] | None = None
+    targets: Tensor | tuple[Tensor, ...] | None = None
+    time_mask: Tensor | tuple[Tensor, ...] | None = None
+    context: Tensor | tuple[Tensor, ...] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -589,7 +590,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         num_times = samples // self.config.patch_size
         if time_mask is None:
             time_mask = sample_time_mask(self.config, num_times, generator)
-        masks = time_mask if isinstance(time_mask, list | tuple) else [time_mask]
+        masks = [time_mask] if isinstance(time_mask, Tensor) else list(time_mask)
         times = [split_times(mask, batch, num_times) for mask in masks]
         valid = valid_patches(attention_mask, lead_mask, batch, num_leads, num_times)
         inputs = {"attention_mask": attention_mask, "lead_mask": lead_mask, "leads": leads}
@@ -608,7 +609,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             targets = F.layer_norm(targets, targets.shape[-1:], eps=self.config.layer_norm_eps)
             loss = prediction_loss(predictions, targets, None if valid is None else select_times(valid, hidden))
             outputs.append((loss, predictions, targets, mask, context, encoded.hidden_states, encoded.attentions))
-        if masks is not time_mask:
+        if isinstance(time_mask, Tensor):
             return EcgJepaForPreTrainingOutput(*outputs[0])
         losses, *others = zip(*outputs, strict=True)
         return EcgJepaForPreTrainingOutput(torch.stack(losses).mean(), *others)

@@ -291,6 +291,7 @@ def test_a_mask_that_makes_no_sense_is_an_error(signal, mask, message):
 
 
 def test_missing_leads_and_padding_never_enter_the_loss(signal):
+    torch.manual_seed(0)
     model = EcgJepaForPreTraining(tiny()).eval()
     lead_mask, attention_mask = torch.ones(3, 8, dtype=torch.bool), torch.ones(3, 50, dtype=torch.bool)
     lead_mask[0, 3], attention_mask[1, 40:] = False, False
@@ -299,7 +300,7 @@ def test_missing_leads_and_padding_never_enter_the_loss(signal):
     masks = {"lead_mask": lead_mask, "attention_mask": attention_mask, "time_mask": block_mask()}
     one, two = (model(x, **masks).loss for x in (signal, other))
     torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
-    assert not torch.isclose(model(other, time_mask=block_mask()).loss, one, atol=1e-4)
+    assert not torch.isclose(model(other, time_mask=block_mask()).loss, one, rtol=0, atol=1e-5)
 
 
 def test_the_teacher_starts_as_the_student_stays_in_evaluation_and_follows():

@@ -15,13 +15,13 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from dataset_scripts.outputs import flush, whole_file, whole_folder
 from modeling_ecg_jepa import (
     EcgJepaCheckpointError,
     EcgJepaFeatureExtractor,
     EcgJepaForPreTraining,
     EcgJepaOutputError,
 )
-from modeling_ecg_jepa.tools.outputs import flush, whole_file, whole_folder
 from modeling_ecg_jepa.tools.verify import write_verification
 
 #: Raised whenever a line or field of these files changes its meaning.

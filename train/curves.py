@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from modeling_ecg_jepa.tools.outputs import whole_file
+from dataset_scripts.outputs import whole_file
 
 from .checkpoints import read_log
 

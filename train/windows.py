@@ -6,8 +6,10 @@ result; the few rows where more is to be done (a gap, a limb lead to derive) go 
 """
 
 import bisect
+import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from dataset_scripts.skipped import SkippedRecord, skipped_by
@@ -116,9 +118,8 @@ class ParquetRows:
         counts = np.empty((len(places), self.schema.field("signal").type.list_size), dtype=np.int16)
         scales = np.empty(len(places), dtype=np.float32)
         groups = np.searchsorted(self.starts, places, side="right") - 1
-        for group in np.unique(groups):
+        for group, (group_counts, group_scales) in self._hold(np.unique(groups).tolist()).items():
             rows = np.flatnonzero(groups == group)
-            group_counts, group_scales = self._group(int(group))
             in_group = places[rows] - self.starts[group]
             counts[rows], scales[rows] = group_counts[in_group], group_scales[in_group]
         return counts, scales
@@ -136,16 +137,23 @@ class ParquetRows:
             room -= rows
         return np.concatenate([rng.permutation(np.concatenate(chunk)) for chunk in chunks])
 
-    def _group(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        if group in self._held:
+    def _hold(self, wanted: Sequence[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """These row groups, of which those not held yet are read, all at once where no other process does the same."""
+        missing = [group for group in wanted if group not in self._held]
+        threads = 1 if get_worker_info() else min(len(missing), os.cpu_count() or 1)
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            self._held.update(zip(missing, pool.map(self._load, missing), strict=True))
+        for group in wanted:
             self._held.move_to_end(group)
-            return self._held[group]
-        file, place, _ = self.groups[group]
-        table = pq.ParquetFile(file).read_row_group(place, columns=["signal", "signal_scale"], use_threads=False)
-        self._held[group] = _arrays(table.combine_chunks().to_batches()[0])
+        groups = {group: self._held[group] for group in wanted}
         while len(self._held) > 1 and sum(self.groups[held][2] for held in self._held) > BUFFER_ROWS:
             self._held.popitem(last=False)
-        return self._held[group]
+        return groups
+
+    def _load(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        file, place, _ = self.groups[group]
+        table = pq.ParquetFile(file).read_row_group(place, columns=["signal", "signal_scale"], use_threads=False)
+        return _arrays(table.combine_chunks().to_batches()[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": OrderedDict()}

@@ -18,13 +18,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dataset_scripts.outputs import whole_file, whole_folder
+
 from ..configuration_ecg_jepa import EcgJepaConfig
 from ..errors_ecg_jepa import EcgJepaCheckpointError, EcgJepaConfigError
 from ..feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
 from ..leads_ecg_jepa import ECG_JEPA_LEADS, STANDARD_12_LEADS
 from ..modeling_ecg_jepa import EcgJepaModel, grid_positions
 from .checkpoint import checkpoint_folder, file_sha256, load_encoder, read_json
-from .outputs import whole_file, whole_folder
 from .verify import write_verification
 
 CONVERSION = "conversion.json"

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from dataset_scripts.outputs import whole_file
 from dataset_scripts.records import EcgRecord, find_records, read_record, record_sha256
 from dataset_scripts.skipped import SkippedRecord, list_skipped, skipped_by
 
@@ -29,7 +30,6 @@ from ..feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
 from ..modeling_ecg_jepa import EcgJepaModel, lead_places
 from .checkpoint import checkpoint_folder, choose_device, file_sha256, load_encoder, weight_files
 from .columns import COLUMNS
-from .outputs import whole_file
 
 SCHEMA_VERSION = 1
 

@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from dataset_scripts.ecg_paper import DISCLAIMER, MM_AN_INCH, Layout, Mark, draw_ecg, ecg_figure, paper_size
+from dataset_scripts.outputs import whole_file
 from dataset_scripts.records import EcgRecord, read_record
 
 from ..errors_ecg_jepa import EcgJepaOutputError
 from ..preparation_ecg_jepa import longest_gap
 from ..quality_ecg_jepa import EINTHOVEN_THRESHOLD, SPIKE_MILLIVOLTS
-from .outputs import whole_file
 from .quality import (
     FINDING_KINDS,
     LEVELS,

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 import transformers
 
+from dataset_scripts.outputs import whole_file
+
 from ..errors_ecg_jepa import EcgJepaCheckpointError
 from ..feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
 from ..modeling_ecg_jepa import EcgJepaModel
 from .checkpoint import CONFIG, EXTRACTOR_CONFIG, checkpoint_folder, file_sha256, load_encoder, read_json, weight_files
-from .outputs import whole_file
 
 VERIFICATION = "verification.json"
 SCHEMA_VERSION = 1
