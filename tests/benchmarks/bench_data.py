@@ -8,9 +8,12 @@ Ours also verifies checksums, finds faults, computes the quality columns, and wr
 """
 
 import argparse
+import collections
+import itertools
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +25,7 @@ import numpy as np
 import scipy.signal
 import torch
 import wfdb
-from measuring import medians, peak_memory
+from measuring import Case, medians, peak_memory
 from torch.utils.data import DataLoader
 
 from dataset_scripts.corpus import EcgCorpus
@@ -31,6 +34,7 @@ from modeling_ecg_jepa import EcgJepaFeatureExtractor
 from modeling_ecg_jepa.leads_ecg_jepa import ECG_JEPA_LEADS, STANDARD_12_LEADS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `train` runs from a checkout
+from train import windows
 from train.data import as_it_is
 from train.mixture import Mixture, MixtureSampler
 from train.windows import ArrowRows, ParquetRows, PreparedRows, Windows
@@ -85,44 +89,70 @@ def bench_reads(folder: Path, rows: PreparedRows, rounds: int) -> None:
     """Random records, a batch of 64 a call."""
     paths = sorted(folder.rglob("*.hea"))
     rng = np.random.default_rng(0)
-    windows = Windows(rows, EXTRACTOR)
+    ready = Windows(rows, EXTRACTOR)
 
     def naive() -> torch.Tensor:
         return torch.from_numpy(np.stack([naive_window(paths[place]) for place in rng.integers(len(paths), size=64)]))
 
     def ours() -> dict[str, torch.Tensor]:
-        return windows.__getitems__(rng.integers(len(windows), size=64))
+        return ready.__getitems__(rng.integers(len(ready), size=64))
 
     seconds = medians({"naive": naive, "ours": ours}, rounds)
     show("random read, ready for the model, ms", {name: 1000 * value / 64 for name, value in seconds.items()}, "30x")
 
 
 def bench_preparation(folder: Path, work: Path, rounds: int) -> None:
+    """Time on the clock, and of all processors together, which others on the machine disturb less."""
     paths = sorted(folder.rglob("*.hea"))
-    caches = iter(range(10**6))
+    caches = (work / f"cache{turn}" for turn in itertools.count())
+    processor: dict[str, list[float]] = collections.defaultdict(list)
+
+    def with_processor_time(name: str, case: Case) -> Case:
+        def run() -> None:
+            before = processor_seconds()
+            case()
+            processor[name].append(processor_seconds() - before)
+
+        return run
+
     cases = {
         "naive": lambda: naive_preparation(paths, work / "naive.npy"),
-        "1 process": lambda: prepared(folder, work / f"cache{next(caches)}"),
-        "ours": lambda: prepared(folder, work / f"cache{next(caches)}", num_proc=2),
+        "1 process": lambda: prepared(folder, next(caches)),
+        "ours": lambda: prepared(folder, next(caches), num_proc=2),
     }
-    seconds = medians(cases, rounds)
-    each = {name: 1000 * value / len(paths) for name, value in seconds.items()}
-    show(f"preparing {len(paths):,} records, 2 processes, ms", each, "4x")
+    seconds = medians({name: with_processor_time(name, case) for name, case in cases.items()}, rounds)
+    what = f"preparing {len(paths):,} records, 2 processes"
+    show(f"{what}, ms", {name: 1000 * value / len(paths) for name, value in seconds.items()}, "4x")
+    used = {name: 1000 * statistics.median(values[1:]) / len(paths) for name, values in processor.items()}
+    show("  its processor time, ms", used, "2x, as there are two")
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it started and that ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def bench_feeding(sources: dict[str, PreparedRows], rounds: int) -> None:
-    """Whole epochs in training's own order, through a loader with two workers."""
-    for name, rows in sources.items():
-        mixture = Mixture([Windows(rows, EXTRACTOR)], [1.0])
-        sampler = MixtureSampler(mixture, batch_size=64, seed=0, workers=2)
-        loader = DataLoader(
-            mixture, 64, sampler=sampler, num_workers=2, collate_fn=as_it_is, persistent_workers=True, drop_last=True
-        )
-        seconds = medians({name: lambda loader=loader: sum(len(batch["lead_mask"]) for batch in loader)}, rounds)[name]
-        print(
-            f"{f'records a second, 2 workers, {name}':46s} {len(sampler) / seconds:9.0f}   (to reach: 5,000)",
-            flush=True,
-        )
+    """Whole epochs in training's own order, in the training process itself and through a loader with two workers."""
+    windows.BUFFER_ROWS = 1024  # so that it holds a part of these records only, as of a real corpus
+    loaders = {
+        f"{name}, {workers} workers": loader_of(rows, workers) for name, rows in sources.items() for workers in (0, 2)
+    }
+    cases = {
+        name: lambda loader=loader: sum(len(batch["lead_mask"]) for batch in loader) for name, loader in loaders.items()
+    }
+    for name, seconds in medians(cases, rounds).items():
+        rate = len(loaders[name].sampler) / seconds
+        print(f"{f'records a second, {name}':46s} {rate:9.0f}   (to reach: 5,000)", flush=True)
+
+
+def loader_of(rows: PreparedRows, workers: int) -> DataLoader:
+    mixture = Mixture([Windows(rows, EXTRACTOR)], [1.0])
+    sampler = MixtureSampler(mixture, batch_size=64, seed=0, workers=workers)
+    return DataLoader(
+        mixture, 64, sampler=sampler, num_workers=workers, collate_fn=as_it_is, persistent_workers=workers > 0
+    )
 
 
 def bench_memory(folders: dict[int, Path]) -> None:
@@ -164,7 +194,7 @@ def show(what: str, values: dict[str, float], reach: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: about two minutes on two cores")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and records: about two minutes on two cores")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -180,11 +210,11 @@ def main() -> None:
 
 
 def bench(work: Path, quick: bool) -> None:
-    few, many = (write_records(work / str(count), count) for count in (300, 3000))
+    few, some, many = (write_records(work / str(count), count) for count in (300, 1000, 3000))
     builder = prepared(many, work / "many", num_proc=2)
     prepared(many, work / "shards", num_proc=2, output_dir=str(work / "parquet"), file_format="parquet")
     bench_reads(many, all_rows(builder), 11 if quick else 41)
-    bench_preparation(few if quick else many, work, 1 if quick else 3)
+    bench_preparation(some if quick else many, work, 1 if quick else 3)
     parquet = ParquetRows(sorted((work / "parquet").glob("*.parquet")))
     bench_feeding({"Arrow": all_rows(builder), "Parquet": parquet}, 3 if quick else 9)
     bench_memory({300: few, 3000: many})
