@@ -13,6 +13,7 @@ from modeling_ecg_jepa import EcgJepaConfig, EcgJepaFeatureExtractor, EcgJepaMod
 
 README = (ROOT / "README.md").read_text()
 SET_UP = 'python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e ".[{extras}]" && {command}'
+SHORT = "--max_steps 2 --warmup_steps 0 --batch_size 2 --probe_records 0"
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
@@ -26,16 +27,27 @@ def line_of(snippet: Snippet) -> str:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A folder in which the README's `path/to/...` exist: a checkpoint, a folder of records, the authors' weights."""
+    """A folder in which the README's `path/to/...` exist: a checkpoint, records, PTB-XL, the authors' weights."""
     folder = tmp_path_factory.mktemp("workspace")
     config = EcgJepaConfig.from_preset("tiny")
     EcgJepaModel(config).save_pretrained(folder / "path/to/checkpoint")
     EcgJepaFeatureExtractor.from_config(config).save_pretrained(folder / "path/to/checkpoint")
     shutil.copytree(FIXTURES / "records/ptb-xl", folder / "path/to/records")
     shutil.copy(FIXTURES / "authors_tiny/encoder.pth", folder / "path/to")
+    copy_of_ptb_xl(folder / "path/to/ptb-xl")
     for name in ("train", "tests"):
         (folder / name).symlink_to(ROOT / name)
     return folder
+
+
+def copy_of_ptb_xl(folder: Path) -> None:
+    """PTB-XL's layout with the two records of the fixtures; their lines are those of the published table."""
+    shutil.copytree(FIXTURES / "records/ptb-xl", folder / "records500/00000")
+    (folder / "ptbxl_database.csv").write_text(
+        "ecg_id,patient_id,age,sex,report,scp_codes,strat_fold,filename_lr,filename_hr\n"
+        "1,15709.0,56.0,1,sinusrhythmus,\"{'NORM': 100.0, 'LVOLT': 0.0, 'SR': 0.0}\",3,,records500/00000/00001_hr\n"
+        "2,13243.0,19.0,0,sinusbradykardie,\"{'NORM': 80.0, 'SBRAD': 0.0}\",2,,records500/00000/00002_hr\n"
+    )
 
 
 def test_the_main_command_is_one_line_for_an_empty_environment():
@@ -50,7 +62,13 @@ def test_the_test_command_is_one_line_for_an_empty_environment():
 
 def test_every_snippet_is_run_by_a_test():
     assert {snippet.language for snippet in snippets(README)} <= {"", "python", "bash"}
-    assert {snippet.marker for snippet in snippets(README)} == {None, "quickstart", "tests", "pretrain"}
+    assert {snippet.marker for snippet in snippets(README)} == {
+        None,
+        "quickstart",
+        "tests",
+        "pretrain",
+        "pretrain-prepared",
+    }
 
 
 def test_the_python_snippets_run_one_after_another(workspace, monkeypatch):
@@ -67,15 +85,22 @@ def test_the_commands_run_as_they_stand(workspace, snippet):
 
 
 def test_pretraining_on_own_records_runs_as_it_stands_but_for_its_length(workspace):
-    run(f"{command(README, 'pretrain')} --max_steps 2 --warmup_steps 0 --batch_size 2 --probe_records 0", workspace)
+    run(f"{command(README, 'pretrain')} {SHORT}", workspace)
     assert (workspace / "runs/mine/model.safetensors").exists()
+
+
+def test_pretraining_on_prepared_windows_runs_as_it_stands_but_for_its_length(workspace):
+    if not (workspace / "prepared/ptb-xl").exists():
+        run(next(snippet.text for snippet in unmarked("bash") if "ecg-jepa prepare" in snippet.text), workspace)
+    run(f"{command(README, 'pretrain-prepared')} {SHORT}", workspace)
+    assert (workspace / "runs/ptb-xl/model.safetensors").exists()
 
 
 def run(script: str, folder: Path) -> None:
     """A shell as after the set-up commands: the environment's own programs first."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shell = ["bash", "-euo", "pipefail", "-c", script]
-    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
     done = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
