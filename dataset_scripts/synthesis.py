@@ -253,13 +253,12 @@ def _truth(
 
 def _beating_dipole(time: np.ndarray, onsets: np.ndarray, waves: Sequence[Wave]) -> np.ndarray:
     """The dipole (3, samples) in mV: each sample sees each wave of the beat in which that wave is nearest."""
-    peaks = np.array([wave.peak for wave in waves])
-    # Half way between two beats the later one is the nearer one from then on.
-    borders = np.searchsorted(time, (onsets[1:] + onsets[:-1]) / 2 + peaks[:, None])
+    peaks = np.array([[wave.peak] for wave in waves])
+    borders = np.searchsorted(time, (onsets[1:] + onsets[:-1]) / 2 + peaks)
     counts = np.diff(borders, axis=1, prepend=0, append=len(time))
-    shapes = np.empty((len(waves), len(time)), dtype=np.float32)
-    for shape, wave, count in zip(shapes, waves, counts, strict=True):
-        np.subtract(time, np.repeat(onsets + wave.peak, count), out=shape, casting="same_kind")
+    nearest = np.repeat((onsets + peaks).ravel(), counts.ravel()).reshape(len(waves), len(time))
+    shapes = (time - nearest).astype(np.float32)
+    for shape, wave in zip(shapes, waves, strict=True):
         if wave.width_after == wave.width:
             shape /= np.float32(wave.width)
         else:
