@@ -194,7 +194,7 @@ def show(what: str, values: dict[str, float], reach: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and records: about two minutes on two cores")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: about four minutes on two cores")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -210,14 +210,14 @@ def main() -> None:
 
 
 def bench(work: Path, quick: bool) -> None:
-    few, some, many = (write_records(work / str(count), count) for count in (300, 1000, 3000))
-    builder = prepared(many, work / "many", num_proc=2)
-    prepared(many, work / "shards", num_proc=2, output_dir=str(work / "parquet"), file_format="parquet")
-    bench_reads(many, all_rows(builder), 11 if quick else 41)
-    bench_preparation(some if quick else many, work, 1 if quick else 3)
-    parquet = ParquetRows(sorted((work / "parquet").glob("*.parquet")))
-    bench_feeding({"Arrow": all_rows(builder), "Parquet": parquet}, 3 if quick else 9)
+    few, many = (write_records(work / str(count), count) for count in (300, 3000))
+    bench_preparation(many, work, 1 if quick else 5)
     bench_memory({300: few, 3000: many})
+    rows = all_rows(prepared(many, work / "many", num_proc=2))
+    bench_reads(many, rows, 11 if quick else 41)
+    prepared(many, work / "shards", num_proc=2, output_dir=str(work / "parquet"), file_format="parquet")
+    parquet = ParquetRows(sorted((work / "parquet").glob("*.parquet")))
+    bench_feeding({"Arrow": rows, "Parquet": parquet}, 3 if quick else 9)
 
 
 if __name__ == "__main__":
