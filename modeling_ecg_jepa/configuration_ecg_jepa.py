@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, int]] = {
 # Keywords that are no fields but that transformers itself passes or stores (its __post_init__ and Auto classes).
 _TRANSFORMERS_KEYWORDS = frozenset(
     "num_labels torch_dtype name_or_path output_attentions attn_implementation experts_implementation model_type "
-    "auto_map custom_pipelines tie_last_hidden_states quantization_config _name_or_path _commit_hash "
+    "auto_map custom_pipelines tie_last_hidden_states use_cache quantization_config _name_or_path _commit_hash "
     "_attn_implementation_internal _experts_implementation_internal _output_attentions".split()
 )
 

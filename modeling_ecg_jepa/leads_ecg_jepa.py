@@ -28,9 +28,9 @@ _OTHER_NAMES = {
 
 
 def _key(name: str) -> str:
-    """Spelling without what differs between recorders: case, blanks, separators, a leading "Lead" or "ECG"."""
+    """Spelling without what differs between recorders: case, separators, a leading "Lead", "ECG" or "MDC_ECG_LEAD"."""
     key = "".join(character for character in name.upper() if character.isalnum())
-    for prefix in ("LEAD", "ECG"):
+    for prefix in ("MDCECGLEAD", "LEAD", "ECG"):
         if key.startswith(prefix) and key != prefix:
             key = key[len(prefix) :]
     return key

@@ -3,6 +3,7 @@ and the models around them. Shapes: B records, L leads, T patches a lead (V visi
 channels; tokens are lead-major, token n = lead * T + time."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,6 +264,9 @@ class EcgJepaPreTrainedModel(PreTrainedModel):
         if not (Path(save_directory) / "preprocessor_config.json").exists():
             EcgJepaFeatureExtractor.from_config(self.config).save_pretrained(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+        for weights in Path(save_directory).glob("*.safetensors"):
+            # safetensors makes files that only their owner can read, whatever the umask.
+            shutil.copymode(Path(save_directory) / "config.json", weights)
 
 
 def _refuse_pickled_weights(folder: str | None) -> None:
@@ -739,7 +743,7 @@ class EcgJepaForMultiLabelClassification(EcgJepaPreTrainedModel):
         if labels.shape != logits.shape:
             raise EcgJepaInputError(
                 f"labels has the shape {tuple(labels.shape)}; multi-label classification needs {tuple(logits.shape)}, "
-                "0 or 1 a label (set problem_type='single_label_classification' for class indices)."
+                "0 or 1 a label (for class indices pass problem_type='single_label_classification' to from_pretrained)."
             )
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=self.pos_weight)
 

@@ -94,6 +94,14 @@ def test_saved_and_loaded_is_equal(tmp_path):
     assert copy.deepcopy(config).to_dict() == config.to_dict()
 
 
+def test_what_the_trainer_stores_is_no_field_of_a_newer_version(tmp_path, caplog):
+    EcgJepaConfig().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"use_cache": False}))
+    EcgJepaConfig.from_pretrained(tmp_path)
+    assert caplog.text == ""
+
+
 def test_a_newer_versions_field_is_ignored_with_a_warning(tmp_path, caplog):
     EcgJepaConfig().save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())

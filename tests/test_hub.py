@@ -110,6 +110,12 @@ def test_configuration_and_extractor_bring_the_code_too(save, tmp_path):
         assert (tmp_path / f"{reference.split('.')[0]}.py").is_file()
 
 
+def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
+    EcgJepaModel(EcgJepaConfig.from_preset("tiny")).save_pretrained(tmp_path)
+    modes = {name: (tmp_path / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert modes["config.json"] == modes["model.safetensors"]
+
+
 def test_saving_into_the_folder_a_model_came_from_keeps_it_whole(tmp_path):
     model = EcgJepaModel(EcgJepaConfig.from_preset("tiny"))
     model.save_pretrained(tmp_path)

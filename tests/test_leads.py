@@ -23,6 +23,8 @@ from modeling_ecg_jepa.leads_ecg_jepa import (
         ("avr", "aVR"),
         ("aVL", "aVL"),
         ("MLII", "II"),
+        ("MDC_ECG_LEAD_II", "II"),
+        ("MDC_ECG_LEAD_AVR", "aVR"),
         ("DI", "I"),
         ("diii", "III"),
         ("D2", "II"),

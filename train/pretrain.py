@@ -183,7 +183,7 @@ def summarise(
         "seed": options.seed,
         "records": num_records,
         "records_left_out": [dataclasses.asdict(record) for record in skipped],
-        "loss": {"at_start": watch.losses[0], "at_end": watch.losses[-1]},
+        "loss": {"first_logged": watch.losses[0], "last_logged": watch.losses[-1]},
         "content_share": {
             "at_start": shares[0],
             "at_end": shares[-1],

@@ -24,7 +24,7 @@ def report(folder: Path, state: dict[str, Any]) -> None:
     """Print content share, probe, records left out, the embedding of a real record, and where everything is."""
     parts = [describe_content(state["content_share"])]
     if state["heart_rate_probe"]:
-        parts.append(describe_probe(state["heart_rate_probe"], state["options"]["probe_records"] // 2))
+        parts.append(describe_probe(state["heart_rate_probe"], state["options"]["probe_records"] // 2, state["steps"]))
     if state["records_left_out"]:
         skipped = [SkippedRecord(**record) for record in state["records_left_out"]]
         parts.append("\n".join([f"{len(skipped):,} records were left out:", *list_skipped(skipped, most=10)]))
@@ -45,10 +45,10 @@ def describe_content(share: dict[str, Any]) -> str:
 _POOLINGS = {"mean": "mean over all patches", "lead": "mean a lead, side by side"}
 
 
-def describe_probe(probes: dict[str, dict[str, Any]], tested: int) -> str:
+def describe_probe(probes: dict[str, dict[str, Any]], tested: int, steps: int) -> str:
     head = (
-        f"Heart rate of {tested} held-out synthetic records, ridge regression on frozen embeddings: mean error in bpm "
-        "(95% intervals)"
+        f"Heart rate of {tested} held-out synthetic records, ridge regression on frozen embeddings after {steps} "
+        "steps: mean error in bpm (95% intervals)"
     )
     return "\n".join([head, *(_describe_pooling(_POOLINGS[name], probe) for name, probe in probes.items())])
 

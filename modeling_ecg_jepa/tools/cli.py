@@ -104,17 +104,18 @@ def convert(
         _show_conversion(convert_to_authors(source, target, overwrite))
         typer.echo("Their scripts have to be told the number of heads and the leads; the file does not hold them.")
     else:
-        _show_conversion(convert_from_authors(source, target, num_attention_heads, _names(leads), overwrite))
+        conversion = convert_from_authors(source, target, num_attention_heads, _names(leads), overwrite)
+        _show_conversion(conversion, heads=" (as you say: the file does not hold their number)")
         typer.echo(f"Try it: ecg-jepa verify {target}")
 
 
-def _show_conversion(conversion: "Conversion") -> None:
+def _show_conversion(conversion: "Conversion", heads: str = "") -> None:
     config = conversion.config
     epoch = "" if conversion.epoch is None else f", epoch {conversion.epoch}"
     typer.echo(f"from     {conversion.source}{epoch}\n         SHA-256 {conversion.source_sha256}")
     typer.echo(
-        f"sizes    hidden {config.hidden_size}, {config.num_hidden_layers} layers, {config.num_attention_heads} heads, "
-        f"{config.num_patches} patches of {config.patch_size} samples\n"
+        f"sizes    hidden {config.hidden_size}, {config.num_hidden_layers} layers, "
+        f"{config.num_attention_heads} heads{heads}, {config.num_patches} patches of {config.patch_size} samples\n"
         f"         {len(config.leads)} leads: {', '.join(config.leads)}"
     )
     typer.echo(f"written  {conversion.result}\n         SHA-256 {conversion.result_sha256}")
@@ -173,7 +174,7 @@ def embed(
     batch_size: Annotated[int, typer.Option(min=1, help="windows a forward pass")] = 32,
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda")] = "auto",
     window_seconds: Annotated[
-        float | None, typer.Option(help="embed all of each record in windows of this length; else its first 10 s")
+        float | None, typer.Option(help="embed each record in whole windows of this length; else its first 10 s")
     ] = None,
     stride_seconds: Annotated[
         float | None, typer.Option(help="from one window's start to the next's; the window if not given")

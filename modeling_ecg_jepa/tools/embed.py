@@ -25,7 +25,7 @@ from dataset_scripts.skipped import SkippedRecord, list_skipped, skipped_by
 
 from .. import __version__
 from ..collator_ecg_jepa import EcgJepaDataCollator
-from ..errors_ecg_jepa import EcgJepaInputError, EcgJepaRecordError
+from ..errors_ecg_jepa import EcgJepaInputError, EcgJepaOutputError, EcgJepaRecordError
 from ..feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
 from ..modeling_ecg_jepa import EcgJepaModel, lead_places
 from .checkpoint import checkpoint_folder, choose_device, file_sha256, load_encoder, weight_files
@@ -188,6 +188,9 @@ def embed_to_parquet(
     Raises:
         EcgJepaError: the checkpoint, the output or an option; or no record at all could be embedded.
     """
+    if Path(output).suffix != ".parquet":
+        better = Path(output).with_suffix(".parquet")
+        raise EcgJepaOutputError(f"--output {output}: embeddings are written as Parquet; name the file {better}.")
     folder = checkpoint_folder(model)
     encoder, extractor = load_encoder(folder, choose_device(device))
     origin = {
@@ -226,6 +229,7 @@ class Piece(NamedTuple):
     window: int
     start: int
     signal: np.ndarray
+    rest: int = 0  # samples of the record after its last window
 
 
 class PreparedWindow(NamedTuple):
@@ -250,8 +254,10 @@ def _pieces(read: ReadRecord | SkippedRecord, extractor: EcgJepaFeatureExtractor
     if extractor.window_seconds is None:
         yield Piece(read.name, read, 0, 0, signal)
         return
-    for window, (start, length) in enumerate(extractor.spans(signal.shape[1], read.record.sampling_rate)):
-        yield Piece(f"{read.name}, window {window}", read, window, start, signal[:, start : start + length])
+    spans = extractor.spans(signal.shape[1], read.record.sampling_rate)
+    for window, (start, length) in enumerate(spans):
+        rest = signal.shape[1] - start - length if window == len(spans) - 1 else 0
+        yield Piece(f"{read.name}, window {window}", read, window, start, signal[:, start : start + length], rest)
 
 
 def _prepare(
@@ -276,10 +282,16 @@ def _prepare(
         "start_s": piece.start / record.sampling_rate,
         "lead_names": record.lead_names,
         "sampling_rate": record.sampling_rate,
-        "quality": (*record.findings, *(finding.text for finding in features["findings"])),
+        "quality": (*record.findings, *_rest(piece), *(finding.text for finding in features["findings"])),
         "sha256": piece.read.sha256,
     }
     return PreparedWindow(row, inputs)
+
+
+def _rest(piece: Piece) -> list[str]:
+    """What of a record comes after its last whole window."""
+    seconds = piece.rest / piece.read.record.sampling_rate
+    return [f"The {seconds:.2f} s after this, the last whole window, are not embedded."] if piece.rest else []
 
 
 # Batches --------------------------------------------------------------------------------------------------------------

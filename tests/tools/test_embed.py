@@ -255,7 +255,11 @@ def test_options_that_cannot_be_are_refused_before_anything_is_read(random_model
 
 
 def test_an_output_that_cannot_be_written_is_named(random_model, records, tmp_path):
-    for output, message in ((tmp_path, "is a folder"), (tmp_path / "absent" / "e.parquet", "Cannot write")):
+    (tmp_path / "taken.parquet").mkdir()
+    for output, message in (
+        (tmp_path / "taken.parquet", "is a folder"),
+        (tmp_path / "absent" / "e.parquet", "Cannot write"),
+    ):
         with pytest.raises(EcgJepaOutputError, match=message):
             embed_to_parquet([records], random_model, output)
 
@@ -274,3 +278,16 @@ def test_reading_ahead_stays_within_its_bound_and_keeps_the_order():
             assert result == done * done
             most_open = max(most_open, len(started) - done)
     assert most_open <= 4
+
+
+def test_what_comes_after_the_last_whole_window_is_noted(random_model, records, tmp_path):
+    embed_to_parquet([records], random_model, tmp_path / "e.parquet", window_seconds=3.0, progress=False)
+    rows = pq.read_table(tmp_path / "e.parquet").to_pylist()
+    assert [row["window"] for row in rows[:3]] == [0, 1, 2]
+    assert "The 1.00 s after this, the last whole window, are not embedded." in rows[2]["quality"]
+    assert not any("after this" in text for row in rows[:2] for text in row["quality"])
+
+
+def test_another_suffix_than_parquet_is_refused(random_model, records, tmp_path):
+    with pytest.raises(EcgJepaOutputError, match=r"written as Parquet; name the file .*e\.parquet"):
+        embed_to_parquet([records], random_model, tmp_path / "e.csv", progress=False)

@@ -53,14 +53,19 @@ def test_labels_are_named(tmp_path):
 
 
 def test_the_training_state_is_told_where_there_is_one(own_copy):
-    state = {"schema_version": 1, "steps": 600, "loss": {"at_start": 0.5, "at_end": 0.25}, "records_left_out": []}
+    state = {
+        "schema_version": 1,
+        "steps": 600,
+        "loss": {"first_logged": 0.5, "last_logged": 0.25},
+        "records_left_out": [],
+    }
     (own_copy / "training_state.json").write_text(json.dumps(state))
     (own_copy / "pretraining").mkdir()
     description = describe(own_copy)
     assert description["training"]["state"] == state
     text = "\n".join(in_words(description))
     assert "steps 600" in text
-    assert "loss: at_start 0.5, at_end 0.25" in text
+    assert "loss: first_logged 0.5, last_logged 0.25" in text
     assert "student, teacher and predictor are in pretraining/" in text
 
 
