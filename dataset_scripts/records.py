@@ -140,7 +140,8 @@ def _header_path(path: Path) -> Path:
             return candidate
     raise EcgJepaRecordError(
         "header missing",
-        f"No WFDB header for {path}: looked for {' and '.join(map(str, dict.fromkeys(candidates))) or 'a name'}. "
+        f"No WFDB header for {path}: looked for {' and '.join(map(str, dict.fromkeys(candidates))) or 'a name'}"
+        f"{'' if path.exists() else ', and there is no folder of that name'}. "
         "A record is a header NAME.hea beside its signal file.",
     )
 
