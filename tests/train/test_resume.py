@@ -21,14 +21,14 @@ from train.pretrain import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Three epochs of tiny batches with all that could go astray: stochastic depth, centring, accumulation, two masks.
+#: Almost two epochs of tiny batches with all that could go astray: stochastic depth, centring, accumulation, two masks.
 OPTIONS = PretrainOptions(
     preset="tiny",
     num_records=12,
     batch_size=2,
     gradient_accumulation_steps=2,
-    max_steps=9,
-    logging_steps=4,
+    max_steps=5,
+    logging_steps=3,
     checkpointing_steps=2,
     num_masks=2,
     drop_path_rate=0.2,
@@ -70,18 +70,18 @@ def uninterrupted(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("step", [2, 4, 8])
+@pytest.mark.parametrize("step", [2, 4])
 def test_a_run_resumed_from_any_checkpoint_ends_at_the_same_weights_and_log(uninterrupted, tmp_path, step):
     pretrain(options_in(tmp_path, resume_from_checkpoint=str(uninterrupted / f"checkpoint-{step}")))
     assert_same_run(tmp_path, uninterrupted)
 
 
 def test_the_newest_checkpoints_stay_and_hold_only_what_is_loaded_safely(uninterrupted, tmp_path):
-    assert [path.name for path in checkpoints(uninterrupted)] == [f"checkpoint-{step}" for step in (2, 4, 6, 8)]
+    assert [path.name for path in checkpoints(uninterrupted)] == [f"checkpoint-{step}" for step in (2, 4)]
     shutil.copytree(uninterrupted, tmp_path / "run")
-    options = options_in(tmp_path / "run", resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    options = options_in(tmp_path / "run", resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     pretrain(dataclasses.replace(options, checkpoints_to_keep=1))
-    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-8"]
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-4"]
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
@@ -92,21 +92,21 @@ def test_latest_starts_afresh_where_there_is_no_checkpoint_yet(uninterrupted, tm
 
 
 def test_what_is_no_checkpoint_of_this_run_is_refused(uninterrupted, tmp_path):
-    with pytest.raises(EcgJepaCheckpointError, match=r"no progress\.json in there.*checkpoint-8"):
+    with pytest.raises(EcgJepaCheckpointError, match=r"no progress\.json in there.*checkpoint-4"):
         find_checkpoint(str(tmp_path), uninterrupted)
     changed = dataclasses.asdict(dataclasses.replace(OPTIONS, learning_rate=1e-4, num_workers=3))
     with pytest.raises(EcgJepaCheckpointError, match=r"another run: learning_rate was 0\.001 and is 0\.0001\. Give"):
-        read_progress(uninterrupted / "checkpoint-8", changed, processes=1)
+        read_progress(uninterrupted / "checkpoint-4", changed, processes=1)
     with pytest.raises(EcgJepaCheckpointError, match="number of processes was 1 and is 2"):
-        read_progress(uninterrupted / "checkpoint-8", dataclasses.asdict(OPTIONS), processes=2)
+        read_progress(uninterrupted / "checkpoint-4", dataclasses.asdict(OPTIONS), processes=2)
     with pytest.raises(EcgJepaOutputError, match="--resume_from_checkpoint latest to go on with it"):
         prepare_output_dir(uninterrupted, overwrite=False)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
 def test_a_damaged_checkpoint_is_an_error_and_not_a_fresh_start(uninterrupted, tmp_path, file):
-    broken = tmp_path / "broken" / "checkpoint-8"
-    shutil.copytree(uninterrupted / "checkpoint-8", broken)
+    broken = tmp_path / "broken" / "checkpoint-4"
+    shutil.copytree(uninterrupted / "checkpoint-4", broken)
     content = (broken / file).read_bytes()
     (broken / file).write_bytes(content[: len(content) // 2])
     with pytest.raises(EcgJepaCheckpointError, match="is damaged"):
