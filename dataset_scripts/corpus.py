@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from modeling_ecg_jepa.errors_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaRecordError
@@ -119,8 +120,10 @@ class EcgCorpusConfig(datasets.BuilderConfig):
             raise EcgJepaConfigError(f"on_error={self.on_error!r} must be 'skip' or 'raise'.")
         for name, most in (("sampling_rate", 10_000), ("seconds", 86_400)):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= most:
-                raise EcgJepaConfigError(f"{name}={value!r} must be more than 0 and at most {most:,}.")
+            if value is not None and not (isinstance(value, int | float) and 0 < value <= most):
+                raise EcgJepaConfigError(f"{name}={value!r} must be a number above 0 and at most {most:,}.")
+        if isinstance(self.leads, str):
+            raise EcgJepaConfigError(f"leads={self.leads!r} must be a list of names: {self.leads.split(',')!r}.")
         if self.leads is not None:
             self.leads = tuple(canonical_leads(self.leads))
 
@@ -264,8 +267,10 @@ class EcgCorpus(datasets.ArrowBasedBuilder):
         labels = entry.labels or ()
         self._check_labels(labels)
         record = in_canonical_order(record)
-        quality = quality_columns(record)
+        quality = quality_columns(record)  # of the record as it was made; the options below choose from it
         record = self._with_options(record)
+        absent = [lead for lead, row in zip(record.lead_names, record.signal, strict=True) if np.isnan(row).all()]
+        quality["missing_leads"] = list(dict.fromkeys([*quality["missing_leads"], *absent]))
         counts, scale = to_counts(record.signal)
         return {
             "record_id": entry.record_id,

@@ -340,7 +340,7 @@ def test_places_inside_a_folder(tmp_path):
     ("options", "text"),
     [
         ({"on_error": "ignore"}, "on_error='ignore' must be 'skip' or 'raise'"),
-        ({"sampling_rate": 0}, "sampling_rate=0 must be more than 0"),
+        ({"sampling_rate": 0}, "sampling_rate=0 must be a number above 0"),
         ({"sampling_rate": float("nan")}, "sampling_rate=nan"),
         ({"seconds": -1}, "seconds=-1"),
         ({"label_set": "nine"}, "label_set='nine'"),

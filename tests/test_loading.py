@@ -57,9 +57,9 @@ def test_a_stream_says_what_it_leaves_out(options, caplog):
 
 
 def test_unknown_corpora_options_and_configurations_are_named_with_those_there_are(options):
-    with pytest.raises(EcgJepaConfigError, match="Unknown corpus 'mitbih'; known: ptb_xl, .*wfdb_folder"):
+    with pytest.raises(EcgJepaConfigError, match="Unknown corpus 'mitbih'. Known: ptb_xl, .*wfdb_folder"):
         load_ecg_dataset("mitbih")
-    with pytest.raises(EcgJepaConfigError, match=r"wfdb_folder has no option rate; it has .*sampling_rate"):
+    with pytest.raises(EcgJepaConfigError, match=r"wfdb_folder has no option rate\. It has .*sampling_rate"):
         load_ecg_dataset("wfdb_folder", rate=250, **options)
     with pytest.raises(EcgJepaConfigError, match="wfdb_folder has no configuration 'big'; it has none by name"):
         load_ecg_dataset("wfdb_folder", config_name="big", **options)
@@ -88,3 +88,50 @@ def test_importing_the_package_imports_no_corpus_library():
         cwd=Path(__file__).resolve().parents[1],
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "val"}, r"split='val' must be train, validation, test, all, or a part"),
+        ({"num_proc": 0}, r"num_proc=0 must be at least 1"),
+        ({"sampling_rate": "250"}, r"sampling_rate='250' must be a number"),
+        ({"leads": "I,II"}, r"leads='I,II' must be a list of names: \['I', 'II'\]"),
+        ({"label_colums": ["AF"]}, r"no option label_colums\. Did you mean 'label_columns'\?"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_read(tmp_path, options, message):
+    with pytest.raises(EcgJepaConfigError, match=message):
+        load_ecg_dataset("wfdb_folder", data_dir=tmp_path, cache_dir=tmp_path / "cache", **options)
+
+
+def test_a_misspelt_corpus_is_guessed():
+    with pytest.raises(EcgJepaConfigError, match=r"Unknown corpus 'ptb-xl'\. Did you mean 'ptb_xl'\?"):
+        load_ecg_dataset("ptb-xl")
+
+
+def test_a_part_without_records_says_where_they_are(tmp_path):
+    write_record(tmp_path / "records", "only")
+    there = {"data_dir": tmp_path / "records", "cache_dir": tmp_path / "cache"}
+    (split,) = load_ecg_dataset("wfdb_folder", **there)
+    other = "test" if split != "test" else "train"
+    with pytest.raises(
+        EcgJepaConfigError, match=rf"no record of this copy falls into split='{other}'; all are in {split}"
+    ):
+        load_ecg_dataset("wfdb_folder", split=other, **there)
+
+
+def test_leads_that_a_record_lacks_are_named_as_missing_and_labels_that_all_lack_are_a_warning(tmp_path, caplog):
+    write_record(tmp_path / "records", "a", leads=("I", "II", "V1"))
+    (tmp_path / "records" / "t.csv").write_text("record,AF\na,0\n")
+    dataset = load_ecg_dataset(
+        "wfdb_folder",
+        data_dir=tmp_path / "records",
+        cache_dir=tmp_path / "cache",
+        table="t.csv",
+        label_columns=["AF"],
+        leads=["II", "III", "V7"],
+        split="all",
+    )
+    assert dataset[0]["missing_leads"] == ["V7"]
+    assert "none of its records has a label" in caplog.text

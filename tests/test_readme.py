@@ -33,6 +33,7 @@ def workspace(tmp_path_factory):
     EcgJepaModel(config).save_pretrained(folder / "path/to/checkpoint")
     EcgJepaFeatureExtractor.from_config(config).save_pretrained(folder / "path/to/checkpoint")
     shutil.copytree(FIXTURES / "records/ptb-xl", folder / "path/to/records")
+    (folder / "path/to/records/labels.csv").write_text("record,patient,AF,MI\n00001_hr,a,1,0\n00002_hr,b,0,1\n")
     shutil.copy(FIXTURES / "authors_tiny/encoder.pth", folder / "path/to")
     copy_of_ptb_xl(folder / "path/to/ptb-xl")
     for name in ("train", "tests"):

@@ -153,7 +153,8 @@ class PretrainOptions:
         _require(
             self.learning_rate >= lowest, "learning_rate", self.learning_rate, f"is below min_learning_rate={lowest}"
         )
-        _require(self.warmup_steps < self.max_steps, "warmup_steps", self.warmup_steps, "must be below max_steps")
+        rule = f"must be below max_steps={self.max_steps}; a short first look needs --warmup_steps 0"
+        _require(self.warmup_steps < self.max_steps, "warmup_steps", self.warmup_steps, rule)
         _require(threads is None or threads >= 1, "cpu_threads", threads, "must be at least 1")
         self.corpora()
         _require(probe == 0 or probe >= 20, "probe_records", probe, "must be 0, or at least 20: intervals need records")
