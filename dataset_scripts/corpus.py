@@ -11,6 +11,7 @@ From a row to millivolts:
     millivolts = np.where(counts == -32768, np.nan, counts * np.float32(row["signal_scale"]))
 """
 
+import abc
 import dataclasses
 import hashlib
 import json
@@ -147,13 +148,13 @@ class EcgCorpus(datasets.ArrowBasedBuilder):
 
     # What a corpus says of itself ------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def index(self, root: Path) -> Iterator[CorpusEntry]:
         """All records of the corpus under its folder, in a fixed order; no signal is read.
 
         Raises:
             EcgJepaRecordError: a table is missing or lacks a column.
         """
-        raise NotImplementedError
 
     def split_of(self, entry: CorpusEntry) -> str:
         """ "train", "validation" or "test": by default by a keyed hash of the patient, or else of the record."""

@@ -425,6 +425,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 with content.open(member) as source, part.open("wb") as target:
                     shutil.copyfileobj(source, target, CHUNK_BYTES)
                 os.replace(part, place)
+    # zipfile's words for a compression it does not know (NotImplementedError), a password (RuntimeError), and damage.
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise EcgJepaRecordError("archive damaged", f"{archive} cannot be unpacked: {error}.") from error
     _unpacked(archive).write_text("".join(f"{member.filename}\n" for member in members), encoding="utf-8")

@@ -3,6 +3,7 @@
 A recording can be read but is not read yet, and says to which corpus, split and patient it belongs.
 """
 
+import abc
 import functools
 import os
 import re
@@ -35,7 +36,7 @@ _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}")
 
 
 @dataclass(frozen=True)
-class Recording:
+class Recording(abc.ABC):
     """A recording that can be read.
 
     Attributes:
@@ -53,17 +54,17 @@ class Recording:
         return f"{self.corpus}:{self.record_id}"
 
     @property
+    @abc.abstractmethod
     def place(self) -> str:
         """Where it lies, for a person."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read(self) -> EcgRecord:
         """Its signal.
 
         Raises:
             EcgJepaRecordError: it cannot be read.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 ERROR, IN_PART, FINDINGS = 1, 3, 4
 
 
+RecordsAndFolders = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECORD_OR_FOLDER",
+        help="WFDB records, with or without .hea or .dat, and folders, searched for .hea files",
+    ),
+]
+
+
 class _Commands(TyperGroup):
     """Shows the errors a user can mend as one message; all others keep their traceback."""
 
@@ -162,13 +171,7 @@ def verify(
     "--stride-seconds 5`\n\nColumns:\n\n" + "\n".join(f"- `{name}`: {text}" for name, text in COLUMNS.items())
 )
 def embed(
-    records: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RECORD_OR_FOLDER",
-            help="WFDB records, with or without .hea or .dat, and folders, searched for .hea files",
-        ),
-    ],
+    records: RecordsAndFolders,
     model: Annotated[str, typer.Option(help="folder of a checkpoint or its name on the Hub")],
     output: Annotated[Path, typer.Option(help="Parquet file to write; replaced if it is there")],
     batch_size: Annotated[int, typer.Option(min=1, help="windows a forward pass")] = 32,
@@ -340,13 +343,7 @@ def prepare(
     epilog="Examples:\n\n`ecg-jepa quality records/`\n\n`ecg-jepa quality ptb-xl/records500 --output ptb-xl.html`"
 )
 def quality(
-    records: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RECORD_OR_FOLDER",
-            help="WFDB records, with or without .hea or .dat, and folders, searched for .hea files",
-        ),
-    ],
+    records: RecordsAndFolders,
     output: Annotated[
         Path, typer.Option(help="overview to write, a page (.html) or a picture (.png); replaced if it is there")
     ] = Path("quality.html"),

@@ -72,7 +72,8 @@ def stored_values(folder: Path) -> dict[str, int]:
     for path in files:
         try:
             with safe_open(path, framework="pt") as weights:
-                for name in weights.keys():  # noqa: SIM118 - not a dictionary
+                names = weights.keys()  # the open file is no dictionary and cannot be walked over itself
+                for name in names:
                     counts[_part(name)] += torch.Size(weights.get_slice(name).get_shape()).numel()
         except (OSError, SafetensorError) as error:
             raise EcgJepaCheckpointError(
