@@ -23,7 +23,9 @@ def read_table(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except OSError as error:
-        raise EcgJepaRecordError("table missing", f"Cannot read {path}: {error.strerror}.") from error
+        raise EcgJepaRecordError(
+            "table missing", f"Cannot read the table {path}: {error.strerror}. Name the folder or file that holds it."
+        ) from error
     except (ValueError, pd.errors.ParserError) as error:  # also text that is not UTF-8, and an empty file
         raise EcgJepaRecordError("table not readable", f"{path} is not a CSV table in UTF-8: {error}") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first columns for names of rows
