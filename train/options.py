@@ -107,6 +107,12 @@ class PretrainOptions:
     memory_gb: Annotated[float, "data", "up to this size records are kept in memory, not read every epoch"] = 4.0
 
     preset: Annotated[str, "model", "sizes: tiny, small or base (the paper's)"] = "base"
+    hidden_size: Annotated[int | None, "model", "channels of the encoder, instead of the preset's"] = None
+    num_hidden_layers: Annotated[int | None, "model", "layers of the encoder"] = None
+    num_attention_heads: Annotated[int | None, "model", "attention heads of the encoder"] = None
+    predictor_hidden_size: Annotated[int | None, "model", "channels of the predictor"] = None
+    predictor_num_hidden_layers: Annotated[int | None, "model", "layers of the predictor"] = None
+    predictor_num_attention_heads: Annotated[int | None, "model", "attention heads of the predictor"] = None
     leads: Annotated[list[str] | None, "model", "leads of the grid; I, II, V1-V6 if not given"] = None
     drop_path_rate: Annotated[float | None, "model", "stochastic depth of the last block; 0.1"] = None
     mask_type: Annotated[str | None, "model", "how times are hidden: multi_block or random; multi_block"] = None
