@@ -576,6 +576,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         lead_mask: Tensor | None = None,
         leads: Sequence[str] | Tensor | None = None,
         generator: torch.Generator | None = None,
+        num_hidden: Sequence[Tensor] | None = None,
         **kwargs,
     ) -> EcgJepaForPreTrainingOutput:
         r"""
@@ -586,6 +587,9 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
                 when not given. A list of masks is predicted one after the other from a single pass of the teacher:
                 the loss is their mean, and of all else the output holds a tuple, one a mask.
             generator (`torch.Generator`, *optional*): what masks are drawn from.
+            num_hidden (scalar tensors, one a mask, *optional*): what to divide the sum of the hidden patches' losses
+                by, instead of their number (`count_hidden`). Where a batch is a part of a larger one, the mean of the
+                parts' numbers makes the mean of their losses, and of their gradients, that of the larger batch.
 
         Raises:
             EcgJepaInputError: a mask that hides everything or nothing, or unequal counts.
@@ -604,14 +608,14 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             if self.config.target_centering:
                 everything = self._centred(everything, leads, valid)
         outputs = []
-        for mask, (visible, hidden) in zip(masks, times, strict=True):
+        for mask, (visible, hidden), count in zip(masks, times, num_hidden or [None] * len(masks), strict=True):
             visible, hidden = visible.to(input_values.device), hidden.to(input_values.device)
             encoded = self.encoder(input_values, visible_times=visible, **inputs, **kwargs)
             context = encoded.last_hidden_state.unflatten(1, (num_leads, -1))
             predictions = self.predictor(context, visible, hidden, valid)
             targets = select_times(everything, hidden)
             targets = F.layer_norm(targets, targets.shape[-1:], eps=self.config.layer_norm_eps)
-            loss = prediction_loss(predictions, targets, None if valid is None else select_times(valid, hidden))
+            loss = prediction_loss(predictions, targets, None if valid is None else select_times(valid, hidden), count)
             outputs.append((loss, predictions, targets, mask, context, encoded.hidden_states, encoded.attentions))
         if isinstance(time_mask, Tensor):
             return EcgJepaForPreTrainingOutput(*outputs[0])
@@ -675,12 +679,27 @@ def split_times(time_mask: Tensor, batch: int, num_times: int) -> tuple[Tensor, 
     return order[..., : num_times - counts[0]], order[..., num_times - counts[0] :]
 
 
-def prediction_loss(predictions: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
-    """Smooth L1 (beta 1), mean over channels, hidden times, leads and records; over valid patches (B, L, M) only."""
-    if valid is None:
+def prediction_loss(predictions: Tensor, targets: Tensor, valid: Tensor | None, count: Tensor | None = None) -> Tensor:
+    """Smooth L1 (beta 1), mean over channels, hidden times, leads and records; over valid patches (B, L, M) only.
+
+    `count` is what the patches' sum is divided by; their number if not given.
+    """
+    if valid is None and count is None:
         return F.smooth_l1_loss(predictions.float(), targets)
     losses = F.smooth_l1_loss(predictions.float(), targets, reduction="none").mean(-1)
-    return (losses * valid).sum() / valid.sum().clamp(min=1)
+    if valid is None:
+        return losses.sum() / count
+    return (losses * valid).sum() / (valid.sum().clamp(min=1) if count is None else count)
+
+
+def count_hidden(time_mask: Tensor, attention_mask: Tensor, lead_mask: Tensor) -> Tensor:
+    """How many patches (lead, time) of a batch a mask (T,) hides, missing leads and padding left out: a scalar.
+
+    Args:
+        attention_mask, lead_mask: (B, T) and (B, L) boolean, on the device where the count is wanted.
+    """
+    hidden = time_mask.to(attention_mask.device, non_blocking=True)
+    return ((attention_mask & hidden).sum(1) * lead_mask.sum(1)).sum()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
