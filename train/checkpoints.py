@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -98,19 +99,29 @@ def read_log(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return header, lines
 
 
-def save_model(model: EcgJepaForPreTraining, extractor: EcgJepaFeatureExtractor, folder: Path) -> None:
+def save_model(
+    model: EcgJepaForPreTraining,
+    extractor: EcgJepaFeatureExtractor,
+    folder: Path,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
     """At the top of `folder` the student encoder, as users load it, and what verifies it; under `pretraining/` all.
+
+    Args:
+        state_dict: the whole weights, where `model` holds only this process's share of them.
 
     Raises:
         EcgJepaOutputError: something cannot be written.
     """
+    state_dict = model.state_dict() if state_dict is None else state_dict
+    student = {name.removeprefix("encoder."): part for name, part in state_dict.items() if name.startswith("encoder.")}
     with whole_folder(folder / PRETRAINING, overwrite=True) as unfinished:
         extractor.save_pretrained(unfinished)
-        model.save_pretrained(unfinished)
+        model.save_pretrained(unfinished, state_dict=state_dict)
     staged = folder / ".encoder"
     with whole_folder(staged, overwrite=True) as unfinished:
         extractor.save_pretrained(unfinished)
-        model.encoder.save_pretrained(unfinished)
+        model.encoder.save_pretrained(unfinished, state_dict=student)
         write_verification(unfinished)
     for file in sorted(staged.iterdir()):
         with whole_file(folder / file.name) as unfinished:
@@ -131,23 +142,26 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 # Checkpoints: from which a killed run goes on -------------------------------------------------------------------------
 
+#: How torch.save says that a disk is full; it has no class of its own for this.
+_TORCH_CANNOT_WRITE = re.compile(r"PytorchStreamWriter|file write failed|unexpected pos|basic_ios", re.IGNORECASE)
+
 #: What a checkpoint holds beside the state that Accelerate saves: how far the run is, and which run it is.
 PROGRESS = "progress.json"
 
 #: Options that may change when a run goes on: they decide neither data nor arithmetic.
 _FREE_OPTIONS = frozenset(
-    "output_dir overwrite resume_from_checkpoint checkpointing_steps checkpoints_to_keep logging_steps cpu_threads "
-    "num_workers memory_gb min_content_share probe_records".split()
+    "output_dir overwrite resume_from_checkpoint checkpointing_steps checkpoints_to_keep logging_steps tracker "
+    "cpu_threads num_workers memory_gb min_content_share probe_records probe_steps probe_corpus mixed_precision".split()
 )
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict[str, Any], keep: int) -> None:
+def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict[str, Any], keep: int) -> Path:
     """Save everything that the run needs to go on under `folder/checkpoint-{step}`, then remove all but the newest.
 
     All processes call this. The checkpoint has its name only when it is complete and on the disk.
 
     Args:
-        progress: with "step" and "options"; what else is in it comes back from `load_checkpoint`.
+        progress: with "step", "options" and "setting"; what else is in it comes back from `read_progress`.
         keep: how many checkpoints stay.
 
     Raises:
@@ -155,23 +169,28 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict[str, 
     """
     target = folder / f"checkpoint-{progress['step']}"
     unfinished = folder / f".{target.name}.unfinished"
-    with _as_output_error(target):
-        if accelerator.is_main_process:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-        accelerator.wait_for_everyone()
-        accelerator.save_state(os.fspath(unfinished))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            text = json.dumps({"schema_version": SCHEMA_VERSION, "processes": accelerator.num_processes, **progress})
-            (unfinished / PROGRESS).write_text(text, encoding="utf-8")
-            for file in filter(Path.is_file, unfinished.rglob("*")):
-                flush(file)
-            _remove(target)  # of a run that went back to an earlier checkpoint
-            os.replace(unfinished, target)
-            for old in checkpoints(folder)[:-keep]:
-                _remove(old)
+    try:
+        with _as_output_error(target):
+            if accelerator.is_main_process:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+            accelerator.wait_for_everyone()
+            accelerator.save_state(os.fspath(unfinished))
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                text = json.dumps({"schema_version": SCHEMA_VERSION, **progress})
+                (unfinished / PROGRESS).write_text(text, encoding="utf-8")
+                for file in filter(Path.is_file, unfinished.rglob("*")):
+                    flush(file)
+                _remove(target)  # of a run that went back to an earlier checkpoint
+                os.replace(unfinished, target)
+                for old in checkpoints(folder)[:-keep]:
+                    _remove(old)
+    except EcgJepaOutputError:
+        shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk what was written so far is in the way
+        raise
     accelerator.wait_for_everyone()
+    return target
 
 
 def _remove(checkpoint: Path) -> None:
@@ -208,30 +227,35 @@ def find_checkpoint(wanted: str | None, folder: Path) -> Path | None:
     return Path(wanted)
 
 
-def read_progress(checkpoint: Path, options: dict[str, Any], processes: int) -> dict[str, Any]:
-    """How far the run of a checkpoint was, if `options` are those of that run.
+def read_progress(checkpoint: Path, options: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
+    """How far the run of a checkpoint was, if it is the same run.
+
+    Args:
+        options: the run's options, as a dictionary.
+        setting: what else decides its numbers, by name: processes, precision, lanes that read.
 
     Raises:
-        EcgJepaCheckpointError: it cannot be read, or belongs to a run with other options or another process count.
+        EcgJepaCheckpointError: it cannot be read, or belongs to a run with other options or another setting.
     """
     try:
         progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
-        saved, step = progress["options"], progress["step"]
+        saved, saved_setting, step = progress["options"], progress["setting"], progress["step"]
     except (OSError, ValueError, KeyError) as error:
         raise EcgJepaCheckpointError(f"{checkpoint / PROGRESS} is damaged ({error}); resume from another.") from error
-    changed = [
-        f"{name} was {saved.get(name)!r} and is {value!r}"
-        for name, value in options.items()
-        if name not in _FREE_OPTIONS and saved.get(name) != value
-    ]
-    if progress["processes"] != processes:
-        changed.append(f"the number of processes was {progress['processes']} and is {processes}")
+    decisive = {name: value for name, value in options.items() if name not in _FREE_OPTIONS}
+    changed = _changes(saved, decisive) + _changes(saved_setting, setting)
     if changed:
         raise EcgJepaCheckpointError(
             f"{checkpoint} (step {step}) is of another run: {'; '.join(changed)}. Give the same options to go on with "
             "that run, or another --output_dir to start a new one."
         )
     return progress
+
+
+def _changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f"{name} was {saved.get(name)!r} and is {value!r}" for name, value in now.items() if saved.get(name) != value
+    ]
 
 
 def load_state(accelerator: Accelerator, checkpoint: Path) -> None:
@@ -254,8 +278,10 @@ def load_state(accelerator: Accelerator, checkpoint: Path) -> None:
 def _as_output_error(place: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        cause = getattr(error, "strerror", None) or error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _TORCH_CANNOT_WRITE.search(str(error)):
+            raise
+        cause = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise EcgJepaOutputError(
             f"Cannot write to {place} ({cause}). Choose an --output_dir that you may write to and that has room."
         ) from error

@@ -113,14 +113,14 @@ def refuse_held_out(windows: Windows) -> None:
     held_out = np.isin(folds.to_numpy(), HELD_OUT_FOLDS).sum() if folds is not None else 0
     if held_out:
         raise EcgJepaConfigError(
-            f"{windows.name} holds {held_out:,} records of folds 9 and 10, on which models are chosen and tested: an "
+            f"{windows.corpus} holds {held_out:,} records of folds 9 and 10, on which models are chosen and tested: an "
             f"encoder that has seen them proves nothing there. Prepare folds 1 to 8 alone. {_LEAVE}"
         )
     ids = windows.rows.column("record_id")
     disguised = sum(bool(_PTB_XL_IN_CHALLENGE.fullmatch(name)) for name in ids.to_pylist()) if ids is not None else 0
     if disguised:
         raise EcgJepaConfigError(
-            f"{windows.name} holds {disguised:,} records of PTB-XL under the Challenge's ids (HR...), which do not "
+            f"{windows.corpus} holds {disguised:,} records of PTB-XL under the Challenge's ids (HR...), which do not "
             f"tell the fold, so some may be of the test fold. Use the corpus ptb_xl instead. {_LEAVE}"
         )
 

@@ -1,6 +1,7 @@
 """What pretraining sees: records, synthetic or of WFDB folders, through the one extractor, all checked at the start."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,26 @@ def extract(extractor: EcgJepaFeatureExtractor, record) -> Row:
 
 
 class MemoryRecords(Dataset):
-    """Rows that are held in memory."""
+    """Rows that are held in memory, and how each is called."""
 
-    def __init__(self, rows: list[Row]):
-        self.rows = rows
+    def __init__(self, rows: list[Row], names: Sequence[str]):
+        self.rows, self.names = rows, names
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, place: int) -> Row:
         return self.rows[place]
+
+    def name(self, place: int) -> str:
+        return self.names[place]
+
+
+class UsableRecords(Subset):
+    """The records of another dataset that can be used, read when asked for."""
+
+    def name(self, place: int) -> str:
+        return self.dataset.name(self.indices[place])
 
 
 # Before the start: every record once ----------------------------------------------------------------------------------
@@ -123,7 +134,9 @@ def prepare(
     if not usable:
         listed = "\n".join(list_skipped(skipped, most=10))
         raise EcgJepaConfigError(f"None of {len(source):,} records can be used.\n{listed}")
-    return (MemoryRecords(rows) if budget >= 0 else Subset(source, usable)), skipped
+    if budget < 0:
+        return UsableRecords(source, usable), skipped
+    return MemoryRecords(rows, [source.name(place) for place in usable]), skipped
 
 
 def _walk(source: Dataset, num_workers: int) -> Iterator[Row | SkippedRecord]:
@@ -138,12 +151,30 @@ def as_it_is(rows: Any) -> Any:
 # During training ------------------------------------------------------------------------------------------------------
 
 
-def batches(loader: DataLoader, first: int = 0) -> Iterator[dict]:
-    """Batches without end, every epoch in another order, from number `first` on as if those before had been taken."""
-    epoch, passed = divmod(first, len(loader))
-    loader.set_epoch(epoch)
-    yield from skip_first_batches(loader, passed) if passed else loader
+def batches(loader: DataLoader, parts: int = 1, first_step: int = 0) -> Iterator[dict]:
+    """Batches without end, `parts` a step, every epoch in another order, from a step on as if those before had been
+    taken. An epoch has whole steps only: what is left of it is passed over."""
+    epoch, passed = _place(loader, parts, first_step)
     while True:
-        epoch += 1
         loader.set_epoch(epoch)
-        yield from loader
+        rest = skip_first_batches(loader, passed) if passed else loader
+        for number, batch in enumerate(rest, start=passed):
+            if number < _batches_an_epoch(loader, parts):
+                yield batch
+        epoch, passed = epoch + 1, 0
+
+
+def batches_of_step(loader: DataLoader, parts: int, step: int) -> list[list[int]]:
+    """The places in the dataset of a step's records, a list a batch of this process; nothing is read."""
+    epoch, passed = _place(loader, parts, step)
+    loader.set_epoch(epoch)
+    return list(islice(iter(loader.batch_sampler), passed, passed + parts))
+
+
+def _place(loader: DataLoader, parts: int, step: int) -> tuple[int, int]:
+    """The epoch of a step, and how many batches of it come before."""
+    return divmod(step * parts, _batches_an_epoch(loader, parts))
+
+
+def _batches_an_epoch(loader: DataLoader, parts: int) -> int:
+    return len(loader) // parts * parts

@@ -1,7 +1,8 @@
 """Several corpora as one dataset, and the order in which training sees them.
 
-The order is a function of (seed, epoch) alone and is known before anything is read: so processes share an epoch without
-a word between them, and a run that goes on finds its place without reading what it has seen.
+The order is a function of (seed, epoch) and, for Parquet, of how many processes and workers read; it is known before
+anything is read: so processes share an epoch without a word between them, and a run that goes on finds its place
+without reading what it has seen.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,8 +10,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
-
-from modeling_ecg_jepa import EcgJepaConfigError
 
 from .data import Row
 from .windows import Windows
@@ -31,9 +30,21 @@ class Mixture(Dataset):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    @property
+    def read_in_groups(self) -> bool:
+        return any(corpus.rows.read_in_groups for corpus in self.corpora)
+
     def __getitem__(self, place: int) -> Row:
+        windows, in_corpus = self._find(place)
+        return windows[in_corpus]
+
+    def name(self, place: int) -> str:
+        windows, in_corpus = self._find(place)
+        return windows.name(in_corpus)
+
+    def _find(self, place: int) -> tuple[Windows, int]:
         corpus = int(np.searchsorted(self.starts, place, side="right")) - 1
-        return self.corpora[corpus][place - int(self.starts[corpus])]
+        return self.corpora[corpus], place - int(self.starts[corpus])
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """A batch, in the order of `indices`; so the loader's `collate_fn` is `as_it_is`."""
@@ -52,7 +63,7 @@ class Mixture(Dataset):
 
 
 class MixtureSampler(Sampler[int]):
-    """Places of a mixture, epoch by epoch, in lanes: every process and each of its loader's workers has its own.
+    """Places of a mixture, epoch by epoch; from Parquet in lanes, one a process and worker of its loader.
 
     An epoch has as many draws as the mixture has records. With equal weights it is every record once, but for the last
     incomplete batches; with others a corpus goes on in the next epoch where it stopped, and begins anew, in another
@@ -66,20 +77,14 @@ class MixtureSampler(Sampler[int]):
         batch_size: of one process.
         processes: that train.
         workers: of each one's loader; 0 is itself.
-
-    Raises:
-        EcgJepaConfigError: fewer records than one batch for every process.
     """
 
     def __init__(self, mixture: Mixture, batch_size: int, seed: int, processes: int = 1, workers: int = 0):
-        if len(mixture) < batch_size * processes:
-            raise EcgJepaConfigError(
-                f"batch_size={batch_size} for {processes} processes is more than the {len(mixture):,} usable records. "
-                "Lower --batch_size or give more records."
-            )
         self.mixture, self.batch_size, self.seed = mixture, batch_size, seed
-        # Where workers would go short, fewer lanes: their number decides only who reads what.
-        self.lanes = processes * max(1, min(workers, len(mixture) // (batch_size * processes)))
+        self.lanes = 1
+        if mixture.read_in_groups:
+            # Where workers would go short, fewer lanes.
+            self.lanes = processes * max(1, min(workers, len(mixture) // (batch_size * processes)))
         sizes = np.array([len(corpus) for corpus in mixture.corpora])
         shares = np.cumsum(sizes * mixture.weights) / np.dot(sizes, mixture.weights)
         #: Draws of each corpus in an epoch.

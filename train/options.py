@@ -13,6 +13,9 @@ import yaml
 
 from modeling_ecg_jepa import EcgJepaConfig, EcgJepaConfigError
 
+TRACKERS = ("none", "tensorboard", "trackio", "wandb")
+PRECISIONS = ("no", "bf16", "fp16")
+
 #: The name, beside those of corpora, of any folder that `ecg-jepa prepare` wrote.
 PREPARED = "prepared"
 
@@ -86,6 +89,13 @@ class PretrainOptions:
     resume_from_checkpoint: Annotated[
         str | None, "run", "go on from this checkpoint-STEP folder, or with `latest` from the newest, if there is one"
     ] = None
+    tracker: Annotated[
+        list[str] | None, "run", "where the log also goes: none, tensorboard (in OUTPUT_DIR/logs), trackio, wandb"
+    ] = None
+    mixed_precision: Annotated[
+        str | None, "run", "no, bf16 or fp16 (GPUs only); as `accelerate launch` says if not given"
+    ] = None
+    compile: Annotated[bool, "run", "torch.compile the layers: slower to start, then faster on GPUs"] = False
     cpu_threads: Annotated[int | None, "run", "on a CPU: threads a process; all cores, shared, if not given"] = None
 
     data_dir: Annotated[
@@ -103,7 +113,9 @@ class PretrainOptions:
     ] = False
     num_records: Annotated[int, "data", "synthetic records to generate"] = 1000
     batch_size: Annotated[int, "data", "records a process and batch"] = 64
-    num_workers: Annotated[int, "data", "processes that read or generate records; 0: the training process"] = 0
+    num_workers: Annotated[
+        int, "data", "processes that read or generate records ahead of training; 0: the training process itself"
+    ] = 0
     memory_gb: Annotated[float, "data", "up to this size records are kept in memory, not read every epoch"] = 4.0
 
     preset: Annotated[str, "model", "sizes: tiny, small or base (the paper's)"] = "base"
@@ -114,6 +126,9 @@ class PretrainOptions:
     predictor_num_hidden_layers: Annotated[int | None, "model", "layers of the predictor"] = None
     predictor_num_attention_heads: Annotated[int | None, "model", "attention heads of the predictor"] = None
     leads: Annotated[list[str] | None, "model", "leads of the grid; I, II, V1-V6 if not given"] = None
+    sampling_rate: Annotated[int | None, "model", "samples a second of the grid; 250"] = None
+    patch_size: Annotated[int | None, "model", "samples of a patch; 50"] = None
+    num_patches: Annotated[int | None, "model", "patches a lead; 50"] = None
     drop_path_rate: Annotated[float | None, "model", "stochastic depth of the last block; 0.1"] = None
     mask_type: Annotated[str | None, "model", "how times are hidden: multi_block or random; multi_block"] = None
     mask_ratio: Annotated[list[float] | None, "model", "random masks: range of the hidden share; 0.6 0.7"] = None
@@ -143,14 +158,23 @@ class PretrainOptions:
         float, "watching", "floor of the content share; below it targets are positions, not ECGs, and the run says so"
     ] = 0.0
     probe_records: Annotated[
-        int, "watching", "held-out synthetic records of the final heart-rate probe, half to fit, half to test; 0: none"
+        int, "watching", "held-out synthetic records of the heart-rate probe, half to fit, half to test; 0: none"
     ] = 400
+    probe_steps: Annotated[
+        int, "watching", "steps from one probe of the student to the next while training; 0: only at the end"
+    ] = 0
+    probe_corpus: Annotated[
+        CorpusChoice | None,
+        "watching",
+        "labelled corpus, as in --corpus, whose training part is probed every --probe_steps: macro AUROC on every "
+        "fourth patient, logistic regression fitted to the others; the encoder learns nothing from it",
+    ] = None
 
     def __post_init__(self):
         at_least = {"max_steps": 1, "logging_steps": 1, "num_records": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
         at_least |= {"warmup_steps": 0, "weight_decay": 0, "memory_gb": 0, "gradient_accumulation_steps": 1}
         at_least |= {"min_learning_rate": 0, "momentum_start": 0, "momentum_end": 0, "probe_records": 0}
-        at_least |= {"checkpointing_steps": 0, "checkpoints_to_keep": 1, "num_masks": 1}
+        at_least |= {"checkpointing_steps": 0, "checkpoints_to_keep": 1, "num_masks": 1, "probe_steps": 0}
         for name, least in at_least.items():
             _require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
         for name in ("momentum_start", "momentum_end", "min_content_share"):
@@ -163,6 +187,11 @@ class PretrainOptions:
         _require(self.warmup_steps < self.max_steps, "warmup_steps", self.warmup_steps, rule)
         _require(threads is None or threads >= 1, "cpu_threads", threads, "must be at least 1")
         self.corpora()
+        for name, known in (("tracker", TRACKERS), ("mixed_precision", PRECISIONS)):
+            for value in _as_list(getattr(self, name)):
+                _require(value in known, name, value, f"is none of {', '.join(known)}")
+        labelled = self.probe_corpus is None or self.probe_steps > 0
+        _require(labelled, "probe_corpus", self.probe_corpus, "is probed every --probe_steps steps; give those too")
         _require(probe == 0 or probe >= 20, "probe_records", probe, "must be 0, or at least 20: intervals need records")
 
     def corpora(self) -> list[CorpusChoice]:
@@ -250,7 +279,7 @@ def _as_kind(value: Any, kind: Any) -> Any:
     if isinstance(kind, types.UnionType):
         return None if value is None else _as_kind(value, get_args(kind)[0])
     if get_origin(kind) is list:
-        return [_as_kind(item, *get_args(kind)) for item in (value if isinstance(value, list) else [value])]
+        return [_as_kind(item, *get_args(kind)) for item in _as_list(value)]
     if kind is CorpusChoice:
         return CorpusChoice.read(value)
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
@@ -276,13 +305,18 @@ def _from_text(kind: Any) -> Any:
     return convert
 
 
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _in_words(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return f"{_in_words(get_args(kind)[0])} or null"
     if get_origin(kind) is list:
         words = {str: "a list of words", float: "a list of numbers", CorpusChoice: "a list of corpora"}
         return words[get_args(kind)[0]]
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", CorpusChoice: "a corpus"}
+    return words[kind]
 
 
 # The command line -----------------------------------------------------------------------------------------------------
@@ -317,10 +351,14 @@ def _argument(kind: Any) -> dict[str, Any]:
     if kind is bool:
         return {"type": _from_text(bool), "nargs": "?", "const": True, "metavar": "true|false"}
     if get_origin(kind) is list:
-        corpora = get_args(kind)[0] is CorpusChoice
-        kinds = {"metavar": "NAME[:FOLDER[:WEIGHT]]", "action": "extend"} if corpora else {"metavar": "VALUE"}
-        return {"type": _from_text(get_args(kind)[0]), "nargs": "+", **kinds}
-    return {"type": _from_text(kind), "metavar": "VALUE"}
+        item = get_args(kind)[0]
+        several = {"action": "extend"} if item is CorpusChoice else {}
+        return {"type": _from_text(item), "metavar": _metavar(item), "nargs": "+", **several}
+    return {"type": _from_text(kind), "metavar": _metavar(kind)}
+
+
+def _metavar(kind: Any) -> str:
+    return "NAME[:FOLDER[:WEIGHT]]" if kind is CorpusChoice else "VALUE"
 
 
 def _with_underscores(text: str) -> str:

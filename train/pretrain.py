@@ -1,38 +1,35 @@
 """Pretraining of ECG-JEPA through Accelerate: accelerate launch -m train.pretrain --config train/recipes/NAME.yaml
 
 Read `train_loop` first: data, forward, backward, step, teacher, log on one screen. What surrounds it: options.py,
-data.py (records), schedules.py (what follows from the step), watching.py and diagnostics.py (what is measured),
-checkpoints.py and report.py (what is left and said at the end).
+starting.py and data.py (what stands before the first step), schedules.py (what follows from the step), watching.py,
+diagnostics.py and online_probe.py (what is measured), checkpoints.py and report.py (what is left and said at the end),
+stopping.py (what is said before its time).
 """
 
 import dataclasses
-import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import numpy as np
 import torch
-import transformers
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin, set_seed
-from torch.optim import AdamW, Optimizer
-from torch.utils.data import DataLoader, Dataset
+from accelerate import Accelerator, DistributedType, PartialState
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
-import modeling_ecg_jepa
 from dataset_scripts.skipped import SkippedRecord
 from modeling_ecg_jepa import (
-    EcgJepaConfig,
     EcgJepaConfigError,
     EcgJepaDataCollator,
     EcgJepaError,
     EcgJepaFeatureExtractor,
     EcgJepaForPreTraining,
+    EcgJepaModel,
 )
+from modeling_ecg_jepa.modeling_ecg_jepa import count_hidden
 
 from . import schedules
 from .checkpoints import (
@@ -45,17 +42,27 @@ from .checkpoints import (
     save_model,
     write_state,
 )
-from .corpora import held_out_warning, load_corpora
 from .curves import save_curves
-from .data import SyntheticRecords, WfdbRecords, as_it_is, batches, prepare
+from .data import batches
 from .diagnostics import HeartRateProbe, probe_heart_rate
-from .mixture import Mixture, MixtureSampler
 from .options import PretrainOptions, read_options
+from .online_probe import heart_rate_records
 from .report import report
+from .starting import (
+    compile_layers,
+    describe,
+    describe_start,
+    initial_model,
+    load_records,
+    make_loader,
+    make_optimizer,
+    setting,
+    start_accelerator,
+    start_trackers,
+    start_watch,
+)
+from .stopping import NotFiniteError, StoppedRun, blame, ends_in_words, how_to_go_on
 from .watching import Watch
-
-#: Records on which content share and rank are measured, the same throughout a run.
-WATCHED_RECORDS = 32
 
 
 def train_loop(
@@ -69,7 +76,8 @@ def train_loop(
 ) -> None:
     """All optimizer steps. `model`, `optimizer` and `loader` as `accelerator.prepare` returns them."""
     student_and_teacher: EcgJepaForPreTraining = accelerator.unwrap_model(model)
-    stream = batches(loader, first=first_step * options.gradient_accumulation_steps)
+    parts = options.gradient_accumulation_steps
+    stream = batches(loader, parts, first_step)
     model.train()
     for step in range(first_step, options.max_steps):
         learning_rate, momentum = scheduled(step, options)
@@ -78,22 +86,25 @@ def train_loop(
         )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        for part in range(options.gradient_accumulation_steps):
-            batch = watch.next_batch(stream)
+        taken = watch.next_batches(stream, parts)  # all of them before anything changes
+        num_hidden = hidden_a_batch(accelerator, taken, time_masks)
+        losses = []
+        for part, batch in enumerate(taken):
             # Stochastic depth follows from here too, not from what loaders drew before: so runs can be resumed.
             torch.manual_seed(schedules.mixed_seed(options.seed, step, part, accelerator.process_index))
             with accelerator.accumulate(model):  # steps, and clears gradients, only after the last of these batches
-                loss = model(**batch, time_mask=time_masks).loss
+                loss = model(**batch, time_mask=time_masks, num_hidden=num_hidden).loss
                 accelerator.backward(loss)
-                watch.after_backward(step)
+                losses.append(loss.detach())
+                if accelerator.sync_gradients:
+                    gradient_norm = guard(accelerator, student_and_teacher, optimizer)
                 optimizer.step()
                 optimizer.zero_grad()
         if not accelerator.optimizer_step_was_skipped:  # fp16's scaler skips a step whose gradients overflow
             student_and_teacher.update_teacher(momentum)
-        watch.after_step(step, loss, learning_rate, momentum)
+        watch.after_step(torch.stack(losses).mean(), gradient_norm, learning_rate, momentum)
         if options.checkpointing_steps and (step + 1) % options.checkpointing_steps == 0:
-            progress = {**watch.state(step + 1), "options": dataclasses.asdict(options)}
-            save_checkpoint(accelerator, Path(options.output_dir), progress, keep=options.checkpoints_to_keep)
+            checkpoint(accelerator, options, loader, watch)
 
 
 def scheduled(step: int, options: PretrainOptions) -> tuple[float, float]:
@@ -111,11 +122,56 @@ def scheduled(step: int, options: PretrainOptions) -> tuple[float, float]:
     return learning_rate, momentum
 
 
+def hidden_a_batch(
+    accelerator: Accelerator, taken: Sequence[dict[str, Tensor]], time_masks: Sequence[Tensor]
+) -> list[Tensor] | None:
+    """For each mask the mean number of hidden patches of the step's batches, over all processes; None for one batch.
+
+    Divided by it, the batches' losses average to the loss of one batch of all their records, whatever leads and ends
+    are missing in each: so the same global batch gives the same step however it is divided.
+    """
+    if accelerator.num_processes * len(taken) == 1:
+        return None
+    counts = [
+        [count_hidden(mask, batch["attention_mask"], batch["lead_mask"]) for mask in time_masks] for batch in taken
+    ]
+    mean = torch.stack([torch.stack(of_batch) for of_batch in counts]).float().mean(0)
+    return list(accelerator.reduce(mean, reduction="mean"))
+
+
+def guard(accelerator: Accelerator, model: torch.nn.Module, optimizer: Optimizer) -> Tensor:
+    """The norm of the gradients, a scalar on their device; where it is not finite, the step will change nothing.
+
+    Fused AdamW's own switch for gradient scalers does it on the device: nobody has to wait and look.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = (
+        get_total_norm(gradients) if gradients else torch.zeros((), device=accelerator.device)
+    )  # DeepSpeed keeps its own
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2
+    if is_guarded(accelerator):
+        optimizer.optimizer.found_inf = (~norm.isfinite()).float()
+    return norm
+
+
+def is_guarded(accelerator: Accelerator) -> bool:
+    """Whether a step with gradients that are not finite changes nothing: a gradient scaler sees to it, or `guard`."""
+    whole = accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    return whole and accelerator.scaler is None
+
+
+def checkpoint(accelerator: Accelerator, options: PretrainOptions, loader: DataLoader, watch: Watch) -> Path:
+    """Save where the run is. All processes call this."""
+    its_setting = setting(options, accelerator, loader.dataset)
+    progress = watch.state() | {"options": dataclasses.asdict(options), "setting": its_setting}
+    return save_checkpoint(accelerator, Path(options.output_dir), progress, keep=options.checkpoints_to_keep)
+
+
 def pretrain(options: PretrainOptions) -> dict[str, Any]:
     """A whole run: records, training, the saved model, probe and report. Returns what `training_state.json` holds.
 
     Raises:
-        EcgJepaError: options, data or an output folder that no run can be made of.
+        EcgJepaError: options, data or an output folder that no run can be made of, or what ended the run too soon.
     """
     started = time.perf_counter()
     config = options.model_config()
@@ -126,28 +182,37 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     if main:
         prepare_output_dir(folder, options.overwrite, options.resume_from_checkpoint)
     accelerator.wait_for_everyone()
-    checkpoint = find_checkpoint(options.resume_from_checkpoint, folder)
-    so_far = checkpoint and read_progress(checkpoint, dataclasses.asdict(options), accelerator.num_processes)
+    resumed = find_checkpoint(options.resume_from_checkpoint, folder)
     records, skipped = load_records(options, extractor, quiet=not accelerator.is_local_main_process)
 
-    loader = make_loader(options, records, EcgJepaDataCollator(extractor))
     bare = initial_model(config, options.seed)
-    groups = schedules.parameter_groups(bare, options.weight_decay)
-    optimizer = AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.999))
-    model, optimizer, loader = accelerator.prepare(bare, optimizer, loader)
-    if checkpoint:
-        load_state(accelerator, checkpoint)
+    if options.compile:
+        compile_layers(bare)
+    model, optimizer, loader = accelerator.prepare(
+        bare, make_optimizer(accelerator, bare, options), make_loader(options, records, EcgJepaDataCollator(extractor))
+    )
+    so_far = resumed and read_progress(resumed, dataclasses.asdict(options), setting(options, accelerator, records))
+    if resumed:
+        load_state(accelerator, resumed)
 
     header = describe(options, config, accelerator, len(records))
     log = TrainLog(folder, header, so_far["lines"] if so_far else ()) if main else None
-    watch = start_watch(options, accelerator, bare, records, extractor, log, so_far)
-    train_loop(accelerator, options, model, optimizer, loader, watch, so_far["step"] if so_far else 0)
-    watch.close()
-    accelerator.wait_for_everyone()
+    if main:
+        print(describe_start(header))
+    start_trackers(accelerator, options)
+    with ends_in_words(accelerator, folder):
+        watch = start_watch(options, accelerator, bare, records, extractor, log, so_far)
+        try:
+            train_loop(accelerator, options, model, optimizer, loader, watch, so_far["step"] if so_far else 0)
+        except StoppedRun as stopped:
+            raise EcgJepaError(save_and_say(accelerator, options, loader, watch, stopped)) from stopped
+        finally:
+            watch.close()
+    weights = accelerator.get_state_dict(model)  # of all processes, where each has a share
     state: dict[str, Any] = {}
     if main:
-        save_model(bare, extractor, folder)
-        probes = run_probe(options, bare, extractor) if options.probe_records else None
+        save_model(bare, extractor, folder, weights)
+        probes = run_probe(options, folder, extractor) if options.probe_records else None
         state = summarise(options, watch, probes, len(records), skipped, time.perf_counter() - started)
         write_state(folder, state)
         save_curves(folder)
@@ -156,16 +221,29 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     return state
 
 
-def run_probe(
-    options: PretrainOptions, model: EcgJepaForPreTraining, extractor: EcgJepaFeatureExtractor
-) -> dict[str, HeartRateProbe]:
-    """The heart-rate probe on synthetic records that training did not see, against the weights it started from."""
-    held_out = SyntheticRecords(extractor, options.seed, options.probe_records, first=options.num_records)
-    rows, truths = zip(*(held_out.with_truth(place) for place in range(len(held_out))), strict=True)
-    random = initial_model(model.config, options.seed).encoder.to(model.device)
-    heart_rates = np.array([truth.heart_rate for truth in truths])
-    collator = EcgJepaDataCollator(extractor)
-    return probe_heart_rate(model.encoder, random, rows, heart_rates, collator, seed=options.seed)
+def save_and_say(
+    accelerator: Accelerator, options: PretrainOptions, loader: DataLoader, watch: Watch, stopped: StoppedRun
+) -> str:
+    """Save what there is, if it is sound and all processes are here, and put into words what happened."""
+    said, sound = str(stopped), accelerator.num_processes == 1
+    if isinstance(stopped, NotFiniteError):  # all processes see it at once
+        said = blame(accelerator, loader, options.gradient_accumulation_steps, stopped)
+        sound = accelerator.scaler is not None or is_guarded(accelerator)
+    if not sound or not watch.done:
+        return f"{said} {how_to_go_on(Path(options.output_dir))}"
+    saved = checkpoint(accelerator, options, loader, watch)
+    return f"{said} The run without that step is saved: --resume_from_checkpoint latest goes on from {saved}."
+
+
+def run_probe(options: PretrainOptions, folder: Path, extractor: EcgJepaFeatureExtractor) -> dict[str, HeartRateProbe]:
+    """The heart-rate probe of the saved encoder on synthetic records that training did not see, against the weights
+    that it started from."""
+    rows, heart_rates = heart_rate_records(options, extractor)
+    pretrained = EcgJepaModel.from_pretrained(folder)
+    random = initial_model(options.model_config(), options.seed).encoder
+    for encoder in (pretrained, random):
+        encoder.to(PartialState().device)
+    return probe_heart_rate(pretrained, random, rows, heart_rates, EcgJepaDataCollator(extractor), seed=options.seed)
 
 
 def summarise(
@@ -195,128 +273,6 @@ def summarise(
         and {name: dataclasses.asdict(probe) | {"beats_random": probe.beats_random} for name, probe in probes.items()},
         "seconds": round(seconds, 1),
         "options": dataclasses.asdict(options),
-    }
-
-
-# Before the first step ------------------------------------------------------------------------------------------------
-
-
-def start_accelerator(options: PretrainOptions) -> Accelerator:
-    accelerator = Accelerator(
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=options.seed),
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=options.gradient_accumulation_steps, sync_with_dataloader=False
-        ),
-    )
-    if accelerator.device.type == "cpu":
-        # `accelerate launch` leaves each process a single thread unless told otherwise.
-        torch.set_num_threads(options.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
-    return accelerator
-
-
-def load_records(
-    options: PretrainOptions, extractor: EcgJepaFeatureExtractor, quiet: bool
-) -> tuple[Dataset, list[SkippedRecord]]:
-    """Synthetic records, those of `data_dir` or of corpora, ready to train on, and those left out.
-
-    Raises:
-        EcgJepaConfigError: fewer usable records than one batch.
-    """
-    if options.corpus:
-        return load_corpora(options, extractor, quiet)
-    if options.data_dir:
-        warning = held_out_warning(options.data_dir)
-        if warning and not quiet:
-            print(warning, file=sys.stderr)
-        source: Dataset = WfdbRecords(extractor, options.data_dir)
-        title = "reading records"
-    else:
-        source = SyntheticRecords(extractor, options.seed, options.num_records)
-        title = "generating records"
-    records, skipped = prepare(
-        source, memory_gb=options.memory_gb, num_workers=options.num_workers, title=title, quiet=quiet
-    )
-    if len(records) < options.batch_size:
-        raise EcgJepaConfigError(
-            f"batch_size={options.batch_size} is more than the {len(records)} usable records"
-            f"{f' ({len(skipped)} were left out)' if skipped else ''}. Lower --batch_size or give more records."
-        )
-    return records, skipped
-
-
-def make_loader(options: PretrainOptions, records: Dataset, collator: EcgJepaDataCollator) -> DataLoader:
-    """
-    Raises:
-        EcgJepaConfigError: a mixture with fewer records than one batch for every process.
-    """
-    sampler = None
-    if isinstance(records, Mixture):
-        processes = PartialState().num_processes
-        sampler = MixtureSampler(records, options.batch_size, options.seed, processes, options.num_workers)
-    return DataLoader(
-        records,
-        batch_size=options.batch_size,
-        shuffle=sampler is None,
-        sampler=sampler,
-        drop_last=True,
-        collate_fn=collator if sampler is None else as_it_is,  # a mixture gives whole batches
-        num_workers=options.num_workers,
-        persistent_workers=options.num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def initial_model(config: EcgJepaConfig, seed: int) -> EcgJepaForPreTraining:
-    """Student, teacher and predictor with the random weights of `seed`."""
-    set_seed(seed)
-    return EcgJepaForPreTraining(config)
-
-
-def start_watch(
-    options: PretrainOptions,
-    accelerator: Accelerator,
-    model: EcgJepaForPreTraining,
-    records: Dataset,
-    extractor: EcgJepaFeatureExtractor,
-    log: TrainLog | None,
-    so_far: dict[str, Any] | None,
-) -> Watch:
-    """Watched are records spread evenly over the data, under the mask of step 0."""
-    count = min(WATCHED_RECORDS, len(records))
-    rows = [records[place * len(records) // count] for place in range(count)]
-    batch = EcgJepaDataCollator(extractor)(rows)
-    return Watch(
-        accelerator,
-        model,
-        {name: part.to(accelerator.device) for name, part in batch.items()},
-        *schedules.time_masks(0, config=model.config, seed=options.seed),
-        log,
-        max_steps=options.max_steps,
-        logging_steps=options.logging_steps,
-        records_per_step=options.batch_size * options.gradient_accumulation_steps * accelerator.num_processes,
-        so_far=so_far,
-    )
-
-
-def describe(
-    options: PretrainOptions, config: EcgJepaConfig, accelerator: Accelerator, num_records: int
-) -> dict[str, Any]:
-    """The first line of the log: what is needed to tell this run from others, and to repeat it."""
-    return {
-        "options": dataclasses.asdict(options),
-        "model": config.to_diff_dict(),
-        "records": num_records,
-        "processes": accelerator.num_processes,
-        "device": str(accelerator.device),
-        "mixed_precision": accelerator.mixed_precision,
-        "cpu_threads": torch.get_num_threads(),
-        "versions": {
-            "ecg-jepa": modeling_ecg_jepa.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "accelerate": accelerate.__version__,
-            "python": platform.python_version(),
-        },
     }
 
 

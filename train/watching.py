@@ -1,6 +1,5 @@
 """What a person sees of a run as it goes on: progress bar, log, and the measures that the loss cannot replace."""
 
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +9,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from modeling_ecg_jepa import EcgJepaError, EcgJepaForPreTraining
+from modeling_ecg_jepa import EcgJepaForPreTraining
 
 from .checkpoints import TrainLog
 from .diagnostics import watch_targets
 from .failures import failure
+from .online_probe import OnlineProbe
+from .stopping import NotFiniteError, ReaderLostError
 
 
 class Watch:
@@ -25,6 +26,7 @@ class Watch:
         batch: a few records, the same throughout, on which the targets are measured.
         time_mask: the mask for them.
         log: where the lines go; None in all processes but the main one.
+        probe: of the student, every `probe_steps` steps.
         records_per_step: over all processes.
         so_far: lines and losses of a run that goes on, as `state` gave them.
     """
@@ -40,17 +42,20 @@ class Watch:
         max_steps: int,
         logging_steps: int,
         records_per_step: int,
+        probe: OnlineProbe | None = None,
+        probe_steps: int = 0,
         so_far: dict[str, Any] | None = None,
     ):
         self.accelerator, self.model, self.log = accelerator, model, log
         self.batch, self.time_mask = batch, time_mask
         self.max_steps, self.logging_steps, self.records_per_step = max_steps, logging_steps, records_per_step
+        self.probe, self.probe_steps = probe, probe_steps
         self.lines: list[dict[str, Any]] = list(so_far["lines"]) if so_far else []
-        self.pending = [torch.tensor(loss) for loss in so_far["pending"]] if so_far else []
-        self.gradient_norm: Tensor | None = None
+        #: Loss and gradient norm of each step since the last line, (2,), on the device.
+        self.pending = [torch.tensor(pair) for pair in so_far["pending"]] if so_far else []
         self.said: set[str] = set()
-        done = so_far["step"] if so_far else 0
-        self.bar = tqdm(total=max_steps, initial=done, desc="pretraining", unit="step", disable=log is None)
+        self.done = so_far["step"] if so_far else 0
+        self.bar = tqdm(total=max_steps, initial=self.done, desc="pretraining", unit="step", disable=log is None)
         if not so_far:
             self._write({"step": 0})
         self._restart_clock()
@@ -58,59 +63,69 @@ class Watch:
     def _restart_clock(self) -> None:
         self.started, self.waited, self.steps = time.perf_counter(), 0.0, 0
 
-    def state(self, step: int) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """What a run that goes on from here has to know: exactly what it would have known."""
-        return {"step": step, "lines": self.lines, "pending": [float(loss) for loss in self.pending]}
+        return {"step": self.done, "lines": self.lines, "pending": [pair.tolist() for pair in self.pending]}
 
-    def next_batch(self, stream: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The next batch, and how long it took to come."""
-        asked = time.perf_counter()
-        batch = next(stream)
-        self.waited += time.perf_counter() - asked
-        return batch
-
-    def after_backward(self, step: int) -> None:
-        """Measure the gradients of a step that is logged, before they are used."""
-        if self._is_logged(step + 1) and self.accelerator.sync_gradients:
-            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-            scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0
-            self.gradient_norm = torch.nn.utils.get_total_norm(gradients) / scale
-
-    def _is_logged(self, done: int) -> bool:
-        return done % self.logging_steps == 0 or done == self.max_steps
-
-    def after_step(self, step: int, loss: Tensor, learning_rate: float, momentum: float) -> None:
-        """
-        Args:
-            step: counted from 0.
-            loss: of this process's last batch; it stays on its device.
+    def next_batches(self, stream: Iterator[dict[str, Tensor]], count: int) -> list[dict[str, Tensor]]:
+        """The next batches, and how long they took to come.
 
         Raises:
-            EcgJepaError: the loss is not a finite number.
+            ReaderLostError: a worker of the loader died.
         """
-        self.pending.append(loss.detach())
+        asked = time.perf_counter()
+        try:
+            taken = [next(stream) for _ in range(count)]
+        except RuntimeError as error:  # torch has no class of its own for this
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ReaderLostError(str(error).splitlines()[0]) from error
+        self.waited += time.perf_counter() - asked
+        return taken
+
+    def after_step(self, loss: Tensor, gradient_norm: Tensor, learning_rate: float, momentum: float) -> None:
+        """
+        Args:
+            loss: the mean over this process's part of the step; it stays on its device, as
+            gradient_norm: of the gradients that the step used, times the gradient scaler's scale if there is one.
+
+        Raises:
+            NotFiniteError: the loss or, without a gradient scaler, the gradients of a step are not finite.
+        """
+        self.pending.append(torch.stack([loss, gradient_norm.to(loss)]))
         self.bar.update()
         self.steps += 1
-        done = step + 1
-        if not self._is_logged(done):
+        self.done += 1
+        if self.done % self.logging_steps and self.done != self.max_steps:
             return
-        losses = torch.stack([loss.to(self.accelerator.device) for loss in self.pending])
-        mean_loss = float(self.accelerator.reduce(losses.mean(), reduction="mean"))
+        measured = torch.stack([pair.to(self.accelerator.device) for pair in self.pending])
+        losses, norms = self.accelerator.reduce(measured, reduction="mean").T.cpu()
         seconds = time.perf_counter() - self.started
+        self._refuse_if_not_finite(losses, norms)
         self.pending.clear()
-        self._refuse_if_not_finite(mean_loss, done)
+        scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0
         self._write(
             {
-                "step": done,
-                "loss": mean_loss,
+                "step": self.done,
+                "loss": float(losses.mean()),
                 "learning_rate": learning_rate,
                 "momentum": momentum,
-                "gradient_norm": None if self.gradient_norm is None else float(self.gradient_norm),
+                "gradient_norm": float(norms[-1]) / scale,
                 "records_per_second": self.steps * self.records_per_step / seconds,
                 "waiting_for_data": self.waited / seconds,
             }
         )
         self._restart_clock()
+
+    def _refuse_if_not_finite(self, losses: Tensor, norms: Tensor) -> None:
+        for measured, values in (("loss", losses), ("norm of the gradients", norms)):
+            bad = (~values.isfinite()).nonzero()
+            if len(bad) and (
+                measured == "loss" or self.accelerator.scaler is None
+            ):  # a scaler makes gradients overflow
+                first = int(bad[0])
+                self.pending.clear()
+                raise NotFiniteError(self.done - len(values) + first, f"The {measured} became {float(values[first])}")
 
     def close(self) -> None:
         self.bar.close()
@@ -126,11 +141,15 @@ class Watch:
         return [line["loss"] for line in self.lines if "loss" in line]
 
     def _write(self, line: dict[str, Any]) -> None:
+        """All processes measure, since the model may lie in pieces over them; the main one writes."""
+        line |= watch_targets(self.model, self.batch, self.time_mask)
+        if self.probe and (line["step"] % self.probe_steps == 0 or line["step"] == self.max_steps):
+            line |= self.probe.measure(self.model.encoder)
+        self.lines.append(line)
         if self.log is None:
             return
-        line |= watch_targets(self.model, self.batch, self.time_mask)
-        self.lines.append(line)
         self.log.write(line)
+        self.accelerator.log({name: value for name, value in line.items() if value is not None}, step=line["step"])
         shown = {"loss": "loss", "learning_rate": "lr", "momentum": "momentum", "content_share": "content"}
         words = [f"{word} {line[name]:.4g}" for name, word in shown.items() if name in line]
         if "records_per_second" in line:
@@ -140,10 +159,3 @@ class Watch:
         if said and (kind := said.split(":")[0]) not in self.said:
             self.said.add(kind)
             self.bar.write(f"step {line['step']}: {said}")
-
-    def _refuse_if_not_finite(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
-            raise EcgJepaError(
-                f"The loss became {loss} in the {self.logging_steps} steps up to step {step}. Lower --learning_rate "
-                "or lengthen --warmup_steps; with --mixed_precision fp16, use bf16 or none."
-            )

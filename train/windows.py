@@ -50,12 +50,17 @@ class PreparedRows(Protocol):
     def order(self, rng: np.random.Generator) -> np.ndarray:
         """All places in random order, as far apart as this format can be read quickly."""
 
+    #: Whether neighbours are read together, so that workers had better share the rows out among them.
+    read_in_groups: bool
+
     @property
     def schema(self) -> pa.Schema: ...
 
 
 class ArrowRows:
     """Rows of a `datasets` dataset, which lie in memory-mapped files: read without a copy, in any order."""
+
+    read_in_groups = False
 
     def __init__(self, dataset: datasets.Dataset):
         self.dataset = dataset if dataset._indices is None else dataset.flatten_indices()
@@ -93,6 +98,8 @@ class ArrowRows:
 
 class ParquetRows:
     """Rows of Parquet files, read a row group at a time; nothing is converted or kept but `BUFFER_ROWS` rows."""
+
+    read_in_groups = True
 
     def __init__(self, files: Sequence[Path]):
         self.files = list(files)
@@ -171,14 +178,14 @@ class Windows(Dataset):
     Args:
         rows: with leads, rate and length of the extractor's grid.
         extractor: the model's.
-        name: of the corpus, for messages.
+        corpus: its name, for messages.
 
     Raises:
         EcgJepaConfigError: rows of another shape.
     """
 
-    def __init__(self, rows: PreparedRows, extractor: EcgJepaFeatureExtractor, name: str = "prepared rows"):
-        self.rows, self.extractor, self.name = rows, extractor, name
+    def __init__(self, rows: PreparedRows, extractor: EcgJepaFeatureExtractor, corpus: str = "prepared rows"):
+        self.rows, self.extractor, self.corpus = rows, extractor, corpus
         self.shape = len(extractor.leads), extractor.num_patches * extractor.patch_size
         self.derivable = np.array(
             [any(rule.keys() <= set(extractor.leads) for rule in LIMB_RULES.get(lead, ())) for lead in extractor.leads]
@@ -226,6 +233,14 @@ class Windows(Dataset):
         )
         return {name: array[0] for name, array in features.items()}
 
+    def record_id(self, place: int) -> str:
+        """The id of a row; its number where there is none."""
+        ids = self.rows.column("record_id")
+        return str(place) if ids is None else str(ids[place].as_py())
+
+    def name(self, place: int) -> str:
+        return f"{self.corpus} {self.record_id(int(self.usable[place]))}"
+
     def order(self, rng: np.random.Generator) -> np.ndarray:
         """Places 0 .. len - 1 in random order."""
         number = np.full(len(self.rows), -1)
@@ -247,8 +262,8 @@ def check_shape(windows: Windows) -> None:
         text = _difference(rows, extractor.leads, leads * samples, extractor.sampling_rate)
     if text:
         raise EcgJepaConfigError(
-            f"{windows.name} does not hold prepared windows of this model: {text}. Prepare them with ecg-jepa prepare "
-            f"--leads {','.join(extractor.leads)} --sampling_rate {extractor.sampling_rate} "
+            f"{windows.corpus} does not hold prepared windows of this model: {text}. Prepare them with ecg-jepa "
+            f"prepare --leads {','.join(extractor.leads)} --sampling_rate {extractor.sampling_rate} "
             f"--seconds {samples / extractor.sampling_rate:g}."
         )
 
@@ -273,14 +288,13 @@ def leave_out_refused(windows: Windows, *, num_workers: int = 0, quiet: bool = F
     """Drop from `windows.usable` the rows that the extractor refuses, so that training never meets one; and say why."""
     loader = DataLoader(_Refusals(windows), batch_size=None, collate_fn=as_it_is, num_workers=num_workers)
     refused = []
-    with tqdm(total=len(windows.rows), desc=f"checking {windows.name}", disable=quiet) as bar:
+    with tqdm(total=len(windows.rows), desc=f"checking {windows.corpus}", disable=quiet) as bar:
         for checked, pairs in loader:
             refused += pairs
             bar.update(checked)
     if refused:
-        names = windows.rows.column("record_id")
         windows.usable = np.setdiff1d(windows.usable, [place for place, _ in refused])
-    return [skipped_by(error, f"{windows.name} {names[place].as_py() if names else place}") for place, error in refused]
+    return [skipped_by(error, f"{windows.corpus} {windows.record_id(place)}") for place, error in refused]
 
 
 class _Refusals(Dataset):

@@ -104,7 +104,7 @@ def seen_places(seed: int, count: int) -> list[int]:
     """The first `count` batches of 2 among 7 rows, through Accelerate, as the rows' places."""
     rows = [{"input_values": np.float32(place)} for place in range(7)]
     accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed))
-    loader = accelerator.prepare(DataLoader(MemoryRecords(rows), batch_size=2, shuffle=True, drop_last=True))
+    loader = accelerator.prepare(DataLoader(MemoryRecords(rows, "0123456"), batch_size=2, shuffle=True, drop_last=True))
     stream = batches(loader)
     return [int(value) for _ in range(count) for value in next(stream)["input_values"]]
 

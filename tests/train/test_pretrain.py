@@ -17,8 +17,9 @@ from transformers import AutoModel, AutoModelForPreTraining
 from modeling_ecg_jepa import EcgJepaDataCollator, EcgJepaError, EcgJepaFeatureExtractor, EcgJepaForPreTraining
 from train.data import MemoryRecords, SyntheticRecords
 from train.options import PretrainOptions
-from train.pretrain import initial_model, main, pretrain, scheduled, start_accelerator, train_loop
+from train.pretrain import main, pretrain, scheduled, train_loop
 from train.schedules import parameter_groups, time_masks
+from train.starting import initial_model, make_optimizer, start_accelerator
 
 ROOT = Path(__file__).resolve().parents[2]
 LEVERS = {"patch_initializer_range": 0.4, "position_scale": 0.2, "target_centering": True}
@@ -116,14 +117,11 @@ class Silent:
     def __init__(self):
         self.losses = []
 
-    def after_step(self, step, loss, learning_rate, momentum):
+    def after_step(self, loss, gradient_norm, learning_rate, momentum):
         self.losses.append(loss.item())
 
-    def next_batch(self, stream):
-        return next(stream)
-
-    def after_backward(self, step):
-        pass
+    def next_batches(self, stream, count):
+        return [next(stream) for _ in range(count)]
 
 
 def run_loop(options: PretrainOptions, scaler=None) -> tuple[EcgJepaForPreTraining, list[float]]:
@@ -131,14 +129,15 @@ def run_loop(options: PretrainOptions, scaler=None) -> tuple[EcgJepaForPreTraini
     config = options.model_config()
     extractor = EcgJepaFeatureExtractor.from_config(config)
     source = SyntheticRecords(extractor, options.seed, options.num_records)
-    records = MemoryRecords([source[place] for place in range(options.num_records)])
+    places = range(options.num_records)
+    records = MemoryRecords([source[place] for place in places], [source.name(place) for place in places])
     accelerator = start_accelerator(options)
     model = initial_model(config, options.seed)
-    optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), betas=(0.9, 0.999))
+    accelerator.scaler = scaler
+    optimizer = make_optimizer(accelerator, model, options)
     loader = DataLoader(
         records, options.batch_size, shuffle=True, drop_last=True, collate_fn=EcgJepaDataCollator(extractor)
     )
-    accelerator.scaler = scaler
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     watch = Silent()
     torch.manual_seed(options.seed)
@@ -241,7 +240,10 @@ def test_wfdb_folders_are_trained_on_and_bad_records_listed(tmp_path, capsys):
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path):
     options = dataclasses.replace(SMALL, output_dir=str(tmp_path), learning_rate=1e30, max_steps=6)
-    with pytest.raises(EcgJepaError, match=r"loss became nan .* step \d.*--learning_rate"):
+    with pytest.raises(
+        EcgJepaError,
+        match=r"became (inf|nan) at step \d.*Its records are sound: synthetic-0-.*--learning_rate",
+    ):
         pretrain(options)
     assert not (tmp_path / "model.safetensors").exists()
 

@@ -39,6 +39,10 @@ OPTIONS = PretrainOptions(
 )
 
 
+#: What else decides the numbers of these runs.
+SETTING = {"processes": 1, "mixed_precision": "no", "num_workers": None}
+
+
 def options_in(folder: Path, **changes) -> PretrainOptions:
     return dataclasses.replace(OPTIONS, output_dir=str(folder), **changes)
 
@@ -96,9 +100,9 @@ def test_what_is_no_checkpoint_of_this_run_is_refused(uninterrupted, tmp_path):
         find_checkpoint(str(tmp_path), uninterrupted)
     changed = dataclasses.asdict(dataclasses.replace(OPTIONS, learning_rate=1e-4, num_workers=3))
     with pytest.raises(EcgJepaCheckpointError, match=r"another run: learning_rate was 0\.001 and is 0\.0001\. Give"):
-        read_progress(uninterrupted / "checkpoint-4", changed, processes=1)
-    with pytest.raises(EcgJepaCheckpointError, match="number of processes was 1 and is 2"):
-        read_progress(uninterrupted / "checkpoint-4", dataclasses.asdict(OPTIONS), processes=2)
+        read_progress(uninterrupted / "checkpoint-4", changed, SETTING)
+    with pytest.raises(EcgJepaCheckpointError, match="processes was 1 and is 2"):
+        read_progress(uninterrupted / "checkpoint-4", dataclasses.asdict(OPTIONS), SETTING | {"processes": 2})
     with pytest.raises(EcgJepaOutputError, match="--resume_from_checkpoint latest to go on with it"):
         prepare_output_dir(uninterrupted, overwrite=False)
 
