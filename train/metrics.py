@@ -150,11 +150,15 @@ def resample_patients(patients: Sequence[str | None], seed: int, resamples: int 
     Args:
         patients: the id of each record's patient, or None.
     """
-    own = [f"record {place}" if patient is None else f"patient {patient}" for place, patient in enumerate(patients)]
-    groups, group = np.unique(own, return_inverse=True)
+    groups, group = np.unique(patient_groups(patients), return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), resamples)
-    weights = np.concatenate([np.ones((1, len(own)), dtype=drawn.dtype), drawn[:, group]])
+    weights = np.concatenate([np.ones((1, len(group)), dtype=drawn.dtype), drawn[:, group]])
     return Resamples(weights, _unit(list(patients)))
+
+
+def patient_groups(patients: Sequence[str | None]) -> list[str]:
+    """What stays together: the patient, or the record itself where the patient is unknown."""
+    return [f"record {place}" if patient is None else f"patient {patient}" for place, patient in enumerate(patients)]
 
 
 def _unit(patients: list[str | None]) -> str:

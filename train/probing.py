@@ -1,0 +1,95 @@
+"""The probe itself: logistic regression on frozen features, its penalty chosen inside the part that it is fitted to."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from .metrics import auroc, macro
+from .probe_records import Part, inner_splits
+
+#: Inverse penalties (scikit-learn's C) that are tried, from the strongest penalty on.
+PENALTIES = tuple(float(f"1e{power}") for power in range(-5, 2))
+
+#: The path of penalties ends when so many in a row are worse than the best before.
+PATIENCE = 2
+
+#: Splits of the fitted part, by patient, in which penalties are compared.
+INNER_SPLITS = 4
+
+#: Of the solver; the strongest weights of 1,536 features need 500.
+_MOST_ITERATIONS = 2000
+
+
+class Fitted(NamedTuple):
+    """Scores (tested records, classes), and what was chosen on the way: for the cell's JSON."""
+
+    scores: np.ndarray
+    chosen: dict
+
+
+def fit_and_score(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, part: Part, seed: int) -> Fitted:
+    """Fit a probe to a part's records and score those that it tests.
+
+    Args:
+        features: (all records, features); NaN is a missing lead and counts as its mean.
+        labels: (all records, classes) boolean.
+        groups: (all records,), the patients: none is fitted and validated when the penalty is chosen.
+        seed: of the splits in which it is chosen.
+    """
+    fitted = part.fitted
+    penalty, inner = choose_penalty(features[fitted], labels[fitted], groups[fitted], seed)
+    probe = _Path(features[fitted], labels[fitted])
+    return Fitted(probe.fit(penalty).scores(features[part.tested]), {"C": penalty, "inner_macro_auroc": inner})
+
+
+def choose_penalty(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int
+) -> tuple[float, dict[str, float]]:
+    """The C of the highest macro AUROC over records that were not fitted, pooled over inner splits; and that of each C.
+
+    All classes share one C. It is sought from the strongest penalty on, until `PATIENCE` values in a row are worse.
+    """
+    splits = list(inner_splits(groups, INNER_SPLITS, seed))
+    paths = [_Path(features[fitted], labels[fitted]) for fitted, _ in splits]
+    reached: dict[float, float] = {}
+    for penalty in PENALTIES:
+        scores = np.empty(labels.shape)
+        for path, (_, validated) in zip(paths, splits, strict=True):
+            scores[validated] = path.fit(penalty).scores(features[validated])
+        reached[penalty] = float(macro(auroc(labels, scores)))
+        best = max(reached, key=reached.__getitem__)
+        if len(reached) - list(reached).index(best) > PATIENCE:
+            break
+    return best, {f"{penalty:g}": round(value, 5) for penalty, value in reached.items()}
+
+
+class _Path:
+    """One logistic regression a class on standardised features, each fit starting from the one before."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray):
+        self.scaler = StandardScaler().fit(features)
+        self.features, self.labels = self._standardised(features), labels
+        self.models = [LogisticRegression(warm_start=True, max_iter=_MOST_ITERATIONS) for _ in labels.T]
+
+    def _standardised(self, features: np.ndarray) -> np.ndarray:
+        return np.nan_to_num(self.scaler.transform(features), nan=0.0).astype(np.float32)
+
+    def fit(self, penalty: float) -> "_Path":
+        for model, holds in zip(self.models, self.labels.T, strict=True):
+            if holds.any() and not holds.all():
+                model.set_params(C=penalty).fit(self.features, holds)
+        return self
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """(records, classes) log odds; 0 for a class without both outcomes among the fitted."""
+        features = self._standardised(features)
+        known = [hasattr(model, "coef_") for model in self.models]
+        return np.stack(
+            [
+                model.decision_function(features) if fits else np.zeros(len(features))
+                for model, fits in zip(self.models, known, strict=True)
+            ],
+            axis=1,
+        )
