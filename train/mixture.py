@@ -1,10 +1,11 @@
 """Several corpora as one dataset, and the order in which training sees them.
 
-The order is a function of (seed, epoch) and, for Parquet, of how many processes and workers read; it is known before
-anything is read: so processes share an epoch without a word between them, and a run that goes on finds its place
-without reading what it has seen.
+The order is a function of (seed, epoch) and, for Parquet, of the number of workers; it is known before anything is
+read: so processes share an epoch without a word between them, and a run that goes on finds its place without reading
+what it has seen.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from .data import Row
-from .windows import Windows
+from .windows import LANES_A_STEP, Windows
 
 
 class Mixture(Dataset):
@@ -63,28 +64,31 @@ class Mixture(Dataset):
 
 
 class MixtureSampler(Sampler[int]):
-    """Places of a mixture, epoch by epoch; from Parquet in lanes, one a process and worker of its loader.
+    """Places of a mixture, epoch by epoch, the same for one process as for several that share its batch.
 
     An epoch has as many draws as the mixture has records. With equal weights it is every record once, but for the last
-    incomplete batches; with others a corpus goes on in the next epoch where it stopped, and begins anew, in another
+    incomplete steps; with others a corpus goes on in the next epoch where it stopped, and begins anew, in another
     order, when all of it was seen.
 
-    Batch j of `batch_size` places comes from lane j modulo `lanes`. Accelerate gives batch j to process j modulo their
-    number, whose loader hands its batches to its workers in turn: what lies together in a file is read by one worker.
+    Memory-mapped corpora are drawn from anywhere. Of Parquet a step takes equal runs from each of `LANES_A_STEP` lanes,
+    stretches of a corpus that are read one after the other, and the next step, which another worker reads, from the
+    next so many lanes. Accelerate gives each process its part of every step. So what lies together in a file is read
+    by one worker, at least while there are no more than `LANES_A_STEP` processes.
 
     Args:
         mixture: what is drawn from.
-        batch_size: of one process.
-        processes: that train.
-        workers: of each one's loader; 0 is itself.
+        step: records of an optimizer step, over all processes.
+        workers: of each process's loader; 0 is itself.
     """
 
-    def __init__(self, mixture: Mixture, batch_size: int, seed: int, processes: int = 1, workers: int = 0):
-        self.mixture, self.batch_size, self.seed = mixture, batch_size, seed
-        self.lanes = 1
+    def __init__(self, mixture: Mixture, step: int, seed: int, workers: int = 0):
+        self.mixture, self.seed = mixture, seed
+        self.lanes, self.run = 1, step
         if mixture.read_in_groups:
+            in_a_step = math.gcd(step, LANES_A_STEP)
+            self.run = step // in_a_step
             # Where workers would go short, fewer lanes.
-            self.lanes = processes * max(1, min(workers, len(mixture) // (batch_size * processes)))
+            self.lanes = in_a_step * max(1, min(workers, len(mixture) // step))
         sizes = np.array([len(corpus) for corpus in mixture.corpora])
         shares = np.cumsum(sizes * mixture.weights) / np.dot(sizes, mixture.weights)
         #: Draws of each corpus in an epoch.
@@ -95,17 +99,17 @@ class MixtureSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self._batches_a_lane() * self.batch_size * self.lanes
+        return self._runs_a_lane() * self.run * self.lanes
 
     def __iter__(self) -> Iterator[int]:
-        count = self._batches_a_lane()
-        lanes = [self._lane(lane)[: count * self.batch_size] for lane in range(self.lanes)]
-        batches = np.stack(lanes).reshape(self.lanes, count, self.batch_size)
-        return iter(batches.swapaxes(0, 1).ravel().tolist())
+        count = self._runs_a_lane()
+        lanes = [self._lane(lane)[: count * self.run] for lane in range(self.lanes)]
+        runs = np.stack(lanes).reshape(self.lanes, count, self.run)
+        return iter(runs.swapaxes(0, 1).ravel().tolist())
 
-    def _batches_a_lane(self) -> int:
+    def _runs_a_lane(self) -> int:
         # The last part that np.array_split makes is the shortest.
-        return int(sum(draws // self.lanes for draws in self.draws)) // self.batch_size
+        return int(sum(draws // self.lanes for draws in self.draws)) // self.run
 
     def _lane(self, lane: int) -> np.ndarray:
         """The places of a lane: each corpus in its own order, the corpora mixed."""

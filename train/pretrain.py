@@ -45,8 +45,8 @@ from .checkpoints import (
 from .curves import save_curves
 from .data import batches
 from .diagnostics import HeartRateProbe, probe_heart_rate
-from .options import PretrainOptions, read_options
 from .online_probe import heart_rate_records
+from .options import PretrainOptions, read_options
 from .report import report
 from .starting import (
     compile_layers,

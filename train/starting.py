@@ -31,8 +31,8 @@ from .checkpoints import TrainLog
 from .corpora import held_out_warning, load_corpora
 from .data import SyntheticRecords, WfdbRecords, as_it_is, prepare
 from .mixture import Mixture, MixtureSampler
-from .options import PretrainOptions
 from .online_probe import OnlineProbe
+from .options import PretrainOptions
 from .watching import Watch
 
 #: Records on which content share and rank are measured, the same throughout a run.
@@ -130,8 +130,8 @@ def make_loader(options: PretrainOptions, records: Dataset, collator: EcgJepaDat
     """Batches of one process, whose workers read ahead of training."""
     sampler = None
     if isinstance(records, Mixture):
-        processes = PartialState().num_processes
-        sampler = MixtureSampler(records, options.batch_size, options.seed, processes, options.num_workers)
+        step = options.batch_size * options.gradient_accumulation_steps * PartialState().num_processes
+        sampler = MixtureSampler(records, step, options.seed, options.num_workers)
     return DataLoader(
         records,
         batch_size=options.batch_size,

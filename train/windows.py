@@ -29,8 +29,11 @@ from modeling_ecg_jepa.units_ecg_jepa import PLAUSIBLE_MILLIVOLTS, median_deviat
 
 from .data import Row, as_it_is
 
-#: Rows of Parquet files held in memory by a process, and among which they are shuffled: 164 MB of 8 leads x 2,500.
+#: Rows of Parquet files held in memory by a process: 164 MB of 8 leads x 2,500.
 BUFFER_ROWS = 4096
+
+#: Places of a corpus that a step draws from at once, in each of which rows are shuffled among a share of those.
+LANES_A_STEP = 8
 
 #: Rows checked together.
 _BLOCK = 256
@@ -132,14 +135,14 @@ class ParquetRows:
         return counts, scales
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Row groups of all files in random order, then the rows of as many of them as the buffer holds, mixed."""
+        """Row groups of all files in random order, then the rows of as many as a lane's share of the buffer, mixed."""
         chunks: list[list[np.ndarray]] = []
         room = 0
         for group in rng.permutation(len(self.groups)):
             rows = self.groups[group][2]
             if not chunks or rows > room:
                 chunks.append([])
-                room = BUFFER_ROWS
+                room = BUFFER_ROWS // LANES_A_STEP
             chunks[-1].append(np.arange(self.starts[group], self.starts[group + 1]))
             room -= rows
         return np.concatenate([rng.permutation(np.concatenate(chunk)) for chunk in chunks])

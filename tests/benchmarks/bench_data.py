@@ -149,7 +149,7 @@ def bench_feeding(sources: dict[str, PreparedRows], rounds: int) -> None:
 
 def loader_of(rows: PreparedRows, workers: int) -> DataLoader:
     mixture = Mixture([Windows(rows, EXTRACTOR)], [1.0])
-    sampler = MixtureSampler(mixture, batch_size=64, seed=0, workers=workers)
+    sampler = MixtureSampler(mixture, step=64, seed=0, workers=workers)
     return DataLoader(
         mixture, 64, sampler=sampler, num_workers=workers, collate_fn=as_it_is, persistent_workers=workers > 0
     )
