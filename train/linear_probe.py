@@ -6,6 +6,7 @@ metrics.py (intervals), probe_report.py (tables and plot from the JSON).
 """
 
 import argparse
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -73,8 +74,8 @@ BASELINES = ("random", "statistics")
 
 #: How the published encoders are trained; `pretraining_of` says what is known of each.
 SEEN_IN_PRETRAINING = (
-    "Pretrained on PTB-XL's training part, an encoder has seen the held-out records of folds 1-8, without labels; folds "
-    "9 and 10 not. Random weights, statistics and the supervised network have seen no record that they are tested on."
+    "Pretrained on PTB-XL's training part, an encoder has seen the held-out records of folds 1-8, without labels; "
+    "folds 9 and 10 not. Random weights, statistics and the supervised network have seen no record they are tested on."
 )
 
 
@@ -294,7 +295,7 @@ class Setting:
 def run_cells(
     folder: Path, records: ProbeRecords, methods: Sequence[Method], settings: Sequence[Setting], seeds: Sequence[int]
 ) -> dict[tuple[Setting, Method, int], list[dict[str, Any]]]:
-    """Every cell, read where an earlier run left it and computed where not: {(setting, method, seed): cells by fold}."""
+    """Every cell, from the file that an earlier run left or computed: {(setting, method, seed): a cell a fold}."""
     plan = [
         (setting, method, seed, parts_of(records, setting.evaluation, setting.fraction, seed))
         for setting in settings
@@ -358,8 +359,7 @@ def run_cell(
 def _read_cell(file: Path) -> dict[str, Any]:
     try:
         cell = json.loads(file.read_text(encoding="utf-8"))
-        cell["scores"], cell["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise EcgJepaOutputError(
             f"The cell {file} is damaged ({error}). Remove it; it is then computed anew."
         ) from error
@@ -448,7 +448,7 @@ class Table:
         return {"seed": seed, "macro_auroc": round(float(values[0]), 5), "cells": kept}
 
     def _differences(self) -> Iterator[dict[str, Any]]:
-        """Pretrained minus each baseline of the same kind of features, and minus the first model, on the same resamples."""
+        """Pretrained minus each baseline of the same kind of features, and minus the first model, paired."""
         pretrained = [method for method in self.runs if method.kind == "pretrained"]
         for method in pretrained:
             for other in self.runs:
@@ -550,9 +550,7 @@ def _corpus(choice: CorpusChoice) -> dict[str, Any]:
 
 def describe_run(options: ProbeOptions, encoders: Sequence[Encoder], records: ProbeRecords) -> dict[str, Any]:
     """All of `probe.json` but the tables."""
-    left_out = dict.fromkeys(dict.fromkeys(record.reason for record in records.left_out), 0)
-    for record in records.left_out:
-        left_out[record.reason] += 1
+    left_out = collections.Counter(record.reason for record in records.left_out)
     manifest = records.manifest(options.corpus.name)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -643,8 +641,8 @@ def _commit() -> str | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.linear_probe",
-        description="What can be read, linearly, off frozen encoders: logistic regression on PTB-XL's labels, beside "
-        "random weights of the same configuration and simple statistics of each lead, with 95% intervals over patients.",
+        description="What can be read, linearly, off frozen encoders: logistic regression on PTB-XL's labels, with "
+        "95% intervals over patients, beside random weights of the same configuration and statistics of each lead.",
         epilog="Choose by --cross_validate, check the choice by --confirm, and look at --final once, for the report. "
         "An interrupted run goes on where it stopped. Exit codes: 0 good, 1 error, 2 usage. Example: python -m "
         "train.linear_probe runs/mine --data_dir path/to/ptb-xl --output_dir runs/probe --cross_validate",
