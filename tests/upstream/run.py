@@ -1,10 +1,12 @@
-"""Runs transformers' own common tests on our classes: the ones every model inside transformers has to pass.
+"""Runs the tests that need other projects' source: transformers' own common tests on our classes, the ones that every
+model inside transformers has to pass, and our learning rate against timm's.
 
     python tests/upstream/run.py [options of pytest]
 
-They are part of transformers' source distribution but not of its wheel, so pip fetches the former, in the version that
-is installed, into a cache outside the project. There our test files are laid where those of a model inside
-transformers lie, `tests/models/NAME/`, and run by pytest.
+Both come from source distributions, which pip fetches into a cache outside the project: transformers' tests, which its
+wheel lacks, in the version that is installed; and timm's schedulers alone, since timm itself would bring torchvision
+and with that another torch. Our test files are laid where those of a model inside transformers lie,
+`tests/models/NAME/`, and run by pytest.
 """
 
 import os
@@ -18,6 +20,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+
+#: The version of timm that the learning rate is compared with.
+TIMM = "1.0.31"
 
 #: What the common tests import from sub-packages that the source distribution lacks, and what stands in for it.
 MISSING_MODULES = {
@@ -40,30 +45,29 @@ MISSING_MODULES = {
 }
 
 
-def common_tests(transformers_version: str) -> Path:
-    """The folder that holds `tests/` of that transformers version, fetched when it is not in the cache."""
+def fetched(package: str, release: str, part: str) -> Path:
+    """The folder that holds `part/` of that release of a package, fetched when it is not in the cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecg-jepa"
-    tree = cache / f"transformers-{transformers_version}"
+    tree = cache / f"{package}-{release}"
     if not tree.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            unpacked = unpack_tests(download(transformers_version, Path(scratch)), Path(scratch))
-            unpacked.rename(tree)
+            unpack(download(package, release, Path(scratch)), part, Path(scratch)).rename(tree)
     return tree
 
 
-def download(transformers_version: str, folder: Path) -> Path:
+def download(package: str, release: str, folder: Path) -> Path:
     fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", folder]
-    subprocess.run([*fetch, f"transformers=={transformers_version}"], check=True)
-    (archive,) = folder.glob("transformers-*.tar.gz")
+    subprocess.run([*fetch, f"{package}=={release}"], check=True)
+    (archive,) = folder.glob(f"{package}-*.tar.gz")
     return archive
 
 
-def unpack_tests(archive: Path, folder: Path) -> Path:
+def unpack(archive: Path, part: str, folder: Path) -> Path:
     with tarfile.open(archive) as contents:
         top = contents.next().name.split("/")[0]
-        tests = [member for member in contents.getmembers() if member.name.startswith(f"{top}/tests/")]
-        contents.extractall(folder, members=tests, filter="data")
+        wanted = [member for member in contents.getmembers() if member.name.startswith(f"{top}/{part}/")]
+        contents.extractall(folder, members=wanted, filter="data")
     return folder / top
 
 
@@ -85,11 +89,13 @@ def complete(tree: Path) -> Path:
 
 
 def main() -> int:
-    tree = common_tests(version("transformers"))
+    tree = fetched("transformers", version("transformers"), "tests")
+    timm = fetched("timm", TIMM, "timm/scheduler")
     ours = complete(tree)
     # Offline, since some common tests would ask the Hub; one thread, since more of them only get in each other's way on
     # models this small.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    sources = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(timm)])}
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, **sources, "HF_HUB_OFFLINE": "1"}
     pytest = [sys.executable, "-m", "pytest", "-q", "-c", "pytest.ini", "-p", "no:cacheprovider", "--disable-warnings"]
     return subprocess.run([*pytest, *sys.argv[1:], ours], cwd=tree, env=environment).returncode
 
