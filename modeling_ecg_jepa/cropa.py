@@ -67,8 +67,11 @@ def cropa_pattern(num_leads: int, num_times: int, device: torch.device) -> Tenso
 
 def _dense_mask(grid: tuple[int, int], valid: Tensor | None, device: torch.device) -> Tensor:
     """The pattern without invalid keys, broadcastable to (batch, heads, tokens, tokens)."""
-    pattern = cropa_pattern(*grid, device)[None, None]
-    return pattern if valid is None else pattern & valid.flatten(1)[:, None, None, :]
+    keys = None if valid is None else valid.flatten(1)[:, None, None, :]
+    if keys is not None and min(grid) == 1:
+        return keys
+    pattern = (cropa_pattern.__wrapped__ if torch.compiler.is_compiling() else cropa_pattern)(*grid, device)
+    return pattern if keys is None else pattern & keys
 
 
 # Each implementation takes queries, keys and values as the projection packs them, (batch, tokens, 3, heads, head_size),

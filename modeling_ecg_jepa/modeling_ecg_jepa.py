@@ -31,6 +31,9 @@ from .masking_ecg_jepa import sample_time_mask
 TOKENS_A_CHUNK = 1600
 ROWS_A_SLICE = 200
 
+#: What `torch.compile` may make of a layer before it gives up: with and without gradients, masks, mixed precision, ...
+GRAPHS_OF_A_LAYER = 32
+
 #: Share of the old value in the running mean of the targets, an optimizer step (`target_centering`).
 TARGET_MEAN_MOMENTUM = 0.95
 
@@ -83,22 +86,33 @@ def select_times(grid: Tensor, times: Tensor) -> Tensor:
     return grid.take_along_dim(index, dim=2)
 
 
+def send(few: Tensor, device: torch.device) -> Tensor:
+    """A few numbers on `device`. CUDA takes up to 64 KB without waiting for the work in its queue, if told not to."""
+    return few.to(device, non_blocking=device.type != "cpu")  # what comes to the CPU is read at once
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # One layer, the same in encoder and predictor
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: in training, drop a branch for a whole record with probability `rate`, scale up the others."""
+def draw_branch_scales(rate: float, num_layers: int, like: Tensor) -> Sequence[Tensor | None]:
+    """Stochastic depth: what to multiply the two branches of each layer with, drawn for each row of `like` (B, N, D).
 
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
+    0 with a probability that rises linearly from 0 in the first layer to `rate` in the last; otherwise above 1, so that
+    the mean is 1. Drawn for all layers at once, outside of them: so they differ in nothing but their weights, and share
+    one compiled graph.
 
-    def forward(self, branch: Tensor) -> Tensor:
-        if self.rate == 0.0 or not self.training:
-            return branch
-        keep = branch.new_empty(branch.shape[0], *[1] * (branch.dim() - 1)).bernoulli_(1 - self.rate)
-        return branch * keep.div_(1 - self.rate)
+    Returns:
+        A (2, B, 1, 1) tensor a layer; None a layer if the rate is 0.
+    """
+    if rate == 0:
+        return [None] * num_layers
+    kept = 1 - torch.linspace(0, rate, num_layers, device=like.device).view(-1, 1, 1, 1, 1)
+    return (kept.expand(-1, 2, len(like), 1, 1).bernoulli() / kept).to(like.dtype).unbind(0)
+
+
+def add_branch(hidden_states: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+    return hidden_states + branch if scale is None else hidden_states.addcmul(branch, scale)
 
 
 class EcgJepaMLP(nn.Module):
@@ -123,13 +137,12 @@ class EcgJepaAttention(CrossPatternAttention):
 class EcgJepaLayer(GradientCheckpointingLayer):
     """Pre-norm transformer block that adds the positions to its input."""
 
-    def __init__(self, config: EcgJepaConfig, hidden_size: int, num_heads: int, index: int, num_layers: int):
+    def __init__(self, config: EcgJepaConfig, hidden_size: int, num_heads: int, index: int):
         super().__init__()
         self.norm1 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.attention = EcgJepaAttention(config, hidden_size, num_heads, depth=index + 1)
         self.norm2 = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = EcgJepaMLP(config, hidden_size, depth=index + 1)
-        self.drop_path = DropPath(config.drop_path_rate * index / max(num_layers - 1, 1))
 
     def forward(
         self,
@@ -137,15 +150,18 @@ class EcgJepaLayer(GradientCheckpointingLayer):
         positions: Tensor,
         grid: tuple[int, int],
         valid: Tensor | None = None,
+        branch_scales: Tensor | None = None,
         first_wanted: int = 0,
     ) -> Tensor:
-        """hidden_states (B, N, D), positions (N, D) or (B, N, D), valid (B, *grid) or None -> the tokens from
-        `first_wanted` on, (B, N - first_wanted, D); what nobody wants is not computed beyond the attention."""
+        """hidden_states (B, N, D), positions (N, D) or (B, N, D), valid (B, *grid) or None, branch_scales (2, B, 1, 1)
+        or None -> the tokens from `first_wanted` on, (B, N - first_wanted, D); what nobody wants is not computed
+        beyond the attention."""
         hidden_states = hidden_states + positions
-        if not self._works_in_place(hidden_states):
-            hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states), grid, valid)[0])
+        if branch_scales is not None or not self._works_in_place(hidden_states):
+            first, second = (None, None) if branch_scales is None else branch_scales.unbind(0)
+            hidden_states = add_branch(hidden_states, self.attention(self.norm1(hidden_states), grid, valid)[0], first)
             hidden_states = hidden_states[:, first_wanted:]
-            return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+            return add_branch(hidden_states, self.mlp(self.norm2(hidden_states)), second)
         records = max(1, TOKENS_A_CHUNK // hidden_states.shape[1])
         for start in range(0, len(hidden_states), records):
             part = slice(start, start + records)
@@ -163,11 +179,11 @@ class EcgJepaLayer(GradientCheckpointingLayer):
         )
 
     def _add_branches(self, hidden_states: Tensor, grid: tuple[int, int], valid: Tensor | None) -> None:
-        hidden_states += self.drop_path(self.attention(self.norm1(hidden_states), grid, valid)[0])
+        hidden_states += self.attention(self.norm1(hidden_states), grid, valid)[0]
         expanded = self.mlp.fc1(self.norm2(hidden_states))
         for rows in expanded.flatten(0, 1).split(ROWS_A_SLICE):
             rows.copy_(self.mlp.act(rows))
-        hidden_states += self.drop_path(self.mlp.fc2(expanded))
+        hidden_states += self.mlp.fc2(expanded)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -222,6 +238,16 @@ class EcgJepaPreTrainedModel(PreTrainedModel):
                 f"{', '.join(ATTENTION_IMPLEMENTATIONS)}."
             )
         return requested
+
+    def compile_layers(self, **options) -> None:
+        """Compile every layer in place by `torch.compile` with `options`; names, state and files stay as they are.
+
+        Layer by layer and not as a whole: all layers share a handful of graphs, made in the first step. These serve any
+        number of visible times, so that no later mask compiles anything.
+        """
+        for module in self.modules():
+            if isinstance(module, EcgJepaLayer):
+                module.compile(recompile_limit=GRAPHS_OF_A_LAYER, **options)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.base_model.get_submodule("patch_embedding")
@@ -327,11 +353,10 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
 
     def __init__(self, config: EcgJepaConfig, add_pooling_layer: bool = True):
         super().__init__(config)
-        layers = config.num_hidden_layers
         self.patch_embedding = EcgJepaPatchEmbedding(config.patch_size, config.hidden_size)
         self.layers = nn.ModuleList(
-            EcgJepaLayer(config, config.hidden_size, config.num_attention_heads, index, layers)
-            for index in range(layers)
+            EcgJepaLayer(config, config.hidden_size, config.num_attention_heads, index)
+            for index in range(config.num_hidden_layers)
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         learned_pooling = add_pooling_layer and config.pooling == "attention"
@@ -384,8 +409,9 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
         hidden_states = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype)).flatten(1, 2)
         positions = grid_positions(times, places, self.config.hidden_size) * self.config.position_scale
         positions = positions.to(hidden_states.dtype)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, positions, grid=tuple(patches.shape[1:3]), valid=valid)
+        rate = self.config.drop_path_rate if self.training else 0.0
+        for layer, scales in zip(self.layers, draw_branch_scales(rate, len(self.layers), hidden_states), strict=True):
+            hidden_states = layer(hidden_states, positions, tuple(patches.shape[1:3]), valid, scales)
         hidden_states = self.norm(hidden_states)
         pooled = self._pool(hidden_states, valid)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
@@ -420,12 +446,12 @@ def lead_places(config: EcgJepaConfig, leads: Sequence[str] | Tensor | None, dev
     if isinstance(leads, Tensor):
         if leads.device.type == "cpu" and not torch.compiler.is_compiling():  # looking at a GPU's would wait for it
             _check_places(leads, config)
-        return leads.to(device)
+        return send(leads, device)
     names = canonical_leads(leads)
     absent = [name for name in names if name not in config.leads]
     if absent:
         raise EcgJepaInputError(f"This model has no lead {', '.join(absent)}; it has {', '.join(config.leads)}.")
-    return torch.tensor([config.leads.index(name) for name in names], device=device)
+    return send(torch.tensor([config.leads.index(name) for name in names]), device)
 
 
 def _check_places(places: Tensor, config: EcgJepaConfig) -> None:
@@ -474,12 +500,13 @@ class EcgJepaPredictor(nn.Module):
 
     def __init__(self, config: EcgJepaConfig):
         super().__init__()
-        size, layers = config.predictor_hidden_size, config.predictor_num_hidden_layers
+        size = config.predictor_hidden_size
         self.config = config
         self.embedding = nn.Linear(config.hidden_size, size)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size))
         self.layers = nn.ModuleList(
-            EcgJepaLayer(config, size, config.predictor_num_attention_heads, index, layers) for index in range(layers)
+            EcgJepaLayer(config, size, config.predictor_num_attention_heads, index)
+            for index in range(config.predictor_num_hidden_layers)
         )
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.projection = nn.Linear(size, config.hidden_size)
@@ -503,9 +530,11 @@ class EcgJepaPredictor(nn.Module):
             positions = positions.repeat_interleave(num_leads, dim=0)
         if valid is not None:
             valid = select_times(valid, times).flatten(0, 1)[:, None]  # (B * L, 1, V + M): a grid of one lead each
-        for layer in self.layers:
+        positions = positions.to(tokens.dtype)
+        rate = self.config.drop_path_rate if self.training else 0.0
+        for layer, scales in zip(self.layers, draw_branch_scales(rate, len(self.layers), tokens), strict=True):
             first_wanted = num_visible if layer is self.layers[-1] else 0
-            tokens = layer(tokens, positions.to(tokens.dtype), (1, times.shape[-1]), valid, first_wanted)
+            tokens = layer(tokens, positions, (1, times.shape[-1]), valid, scales, first_wanted)
         predictions = self.projection(self.norm(tokens))
         return predictions.unflatten(0, (batch, num_leads))
 
@@ -599,7 +628,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         if time_mask is None:
             time_mask = sample_time_mask(self.config, num_times, generator)
         masks = [time_mask] if isinstance(time_mask, Tensor) else list(time_mask)
-        times = [split_times(mask, batch, num_times) for mask in masks]
+        times = [split_times(mask, batch, num_times, input_values.device) for mask in masks]
         valid = valid_patches(attention_mask, lead_mask, batch, num_leads, num_times)
         inputs = {"attention_mask": attention_mask, "lead_mask": lead_mask, "leads": leads}
 
@@ -608,8 +637,8 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             if self.config.target_centering:
                 everything = self._centred(everything, leads, valid)
         outputs = []
-        for mask, (visible, hidden), count in zip(masks, times, num_hidden or [None] * len(masks), strict=True):
-            visible, hidden = visible.to(input_values.device), hidden.to(input_values.device)
+        counts: Sequence[Tensor | None] = num_hidden or [None] * len(masks)
+        for mask, (visible, hidden), count in zip(masks, times, counts, strict=True):
             encoded = self.encoder(input_values, visible_times=visible, **inputs, **kwargs)
             context = encoded.last_hidden_state.unflatten(1, (num_leads, -1))
             predictions = self.predictor(context, visible, hidden, valid)
@@ -658,8 +687,9 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             self.target_mean.lerp_(mean, 1 - TARGET_MEAN_MOMENTUM)
 
 
-def split_times(time_mask: Tensor, batch: int, num_times: int) -> tuple[Tensor, Tensor]:
-    """Indices of visible and hidden times, in time order: (V,) and (M,), or (B, V) and (B, M) for a mask a record.
+def split_times(time_mask: Tensor, batch: int, num_times: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices of visible and hidden times, in time order, on `device`: (V,) and (M,), or (B, V) and (B, M) for a mask
+    a record. A mask on the CPU is counted and sent to a GPU without waiting for what that is at.
 
     Raises:
         EcgJepaInputError: another shape or type, everything or nothing hidden, or counts that differ between records.
@@ -676,6 +706,7 @@ def split_times(time_mask: Tensor, batch: int, num_times: int) -> tuple[Tensor, 
             "and not all."
         )
     order = time_mask.to(torch.uint8).argsort(dim=-1, stable=True)
+    order = send(order, device)
     return order[..., : num_times - counts[0]], order[..., num_times - counts[0] :]
 
 
@@ -684,12 +715,12 @@ def prediction_loss(predictions: Tensor, targets: Tensor, valid: Tensor | None, 
 
     `count` is what the patches' sum is divided by; their number if not given.
     """
-    if valid is None and count is None:
-        return F.smooth_l1_loss(predictions.float(), targets)
+    if count is None:
+        if valid is None:
+            return F.smooth_l1_loss(predictions.float(), targets)
+        count = valid.sum().clamp(min=1)
     losses = F.smooth_l1_loss(predictions.float(), targets, reduction="none").mean(-1)
-    if valid is None:
-        return losses.sum() / count
-    return (losses * valid).sum() / (valid.sum().clamp(min=1) if count is None else count)
+    return (losses if valid is None else losses * valid).sum() / count
 
 
 def count_hidden(time_mask: Tensor, attention_mask: Tensor, lead_mask: Tensor) -> Tensor:

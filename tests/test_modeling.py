@@ -1,10 +1,13 @@
 """The models: shapes, masks, lead subsets, the teacher, heads, saving and loading."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from modeling_ecg_jepa import (
@@ -18,7 +21,7 @@ from modeling_ecg_jepa import (
     EcgJepaModel,
     EcgJepaOutputError,
 )
-from modeling_ecg_jepa.modeling_ecg_jepa import ResidualOutput, grid_positions
+from modeling_ecg_jepa.modeling_ecg_jepa import ResidualOutput, draw_branch_scales, grid_positions
 
 TARGETS = [
     {"name": "heart rate", "unit": "bpm", "mean": 70.0, "scale": 15.0},
@@ -81,11 +84,25 @@ def test_parameter_counts_are_the_papers():
 
 
 def test_stochastic_depth_rises_linearly_and_is_off_in_evaluation(model, signal):
-    rates = [layer.drop_path.rate for layer in EcgJepaModel(EcgJepaConfig(num_hidden_layers=5)).layers]
-    assert rates == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
+    torch.manual_seed(0)
+    scales = torch.stack(draw_branch_scales(0.4, 5, torch.zeros(4000, 7, 8)))
+    assert scales.shape == (5, 2, 4000, 1, 1)
+    for layer, rate in zip(scales, [0, 0.1, 0.2, 0.3, 0.4], strict=True):
+        assert layer.unique().tolist() == pytest.approx([0, 1 / (1 - rate)] if rate else [1])
+        assert (layer == 0).float().mean((1, 2, 3)).tolist() == pytest.approx([rate] * 2, abs=0.03)
     assert model(signal).pooler_output.equal(model(signal).pooler_output)
     strong = EcgJepaModel(tiny(drop_path_rate=0.9)).train()
     assert not strong(signal).pooler_output.equal(strong(signal).pooler_output)
+
+
+def test_a_dropped_branch_adds_nothing_and_a_kept_one_its_multiple(model):
+    layer, tokens, positions = model.layers[1], torch.randn(3, 20, 96), torch.randn(20, 96)
+    scales = torch.tensor([[0.0, 0.0, 2.0], [0.0, 2.0, 2.0]])[..., None, None]
+    out = layer(tokens, positions, (2, 10), branch_scales=scales)
+    start = tokens + positions
+    attended = start + scales[0] * layer.attention(layer.norm1(start), (2, 10))[0]
+    assert out[0].equal(start[0])
+    torch.testing.assert_close(out, attended + scales[1] * layer.mlp(layer.norm2(attended)), rtol=0, atol=1e-5)
 
 
 # --- the encoder
@@ -360,6 +377,75 @@ def test_a_few_steps_lower_the_loss(signal):
         model.update_teacher(0.996)
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+# --- the speed of a step
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations on tensors of the meta device, which stands for a GPU here, and those that a host waits for."""
+
+    WAITED_FOR = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "repeat_interleave.Tensor")
+
+    def __init__(self):
+        super().__init__()
+        self.on_device, self.waited_for = 0, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = function(*args, **kwargs)
+        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)}
+        if "meta" in devices:
+            self.on_device += 1
+            blocking_copy = "cpu" in devices and not kwargs.get("non_blocking")
+            if blocking_copy or any(name in str(function) for name in self.WAITED_FOR):
+                self.waited_for.append(str(function))
+        return out
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "cropa"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_training_step_never_makes_the_host_wait_for_a_gpu(implementation, masked):
+    config = tiny(target_centering=True, attn_implementation=implementation)
+    with torch.device("meta"):
+        model = EcgJepaForPreTraining(config).train()
+        signal = torch.empty(3, 8, 2500)
+        missing = {"lead_mask": torch.ones(3, 8).bool(), "attention_mask": torch.ones(3, 50).bool()} if masked else {}
+    a_mask_a_record = torch.stack([block_mask(), block_mask().roll(3), block_mask().roll(-4)])
+    with Operations() as operations:
+        for masks in (None, [block_mask(), torch.arange(50) < 20], a_mask_a_record):
+            model(signal, time_mask=masks, **missing).loss.backward()
+            model.update_teacher(0.996)
+        for leads in (["II", "V1"], torch.tensor([1, 2])):
+            model(signal[:, :2], time_mask=block_mask(), leads=leads).loss.backward()
+    assert operations.on_device > 1000
+    assert operations.waited_for == []
+
+
+def test_compiled_layers_share_a_few_graphs_for_all_masks_and_compute_what_eager_ones_do(signal):
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch.manual_seed(0)
+    eager = EcgJepaForPreTraining(tiny(num_hidden_layers=9, drop_path_rate=0.4)).train()
+    compiled = copy.deepcopy(eager)
+    compiled.compile_layers(backend=count)
+    assert compiled.state_dict().keys() == eager.state_dict().keys()
+    made = []
+    for hidden in (5, 20, 33, 12):
+        losses = []
+        for model in (eager, compiled):
+            torch.manual_seed(hidden)
+            losses.append(model(signal, time_mask=torch.arange(50) < hidden).loss)
+            losses[-1].backward()
+        torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-6)
+        made.append(len(graphs))
+    assert made == [made[0]] * 4 and made[0] <= 6
+    for one, two in zip(compiled.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=0, atol=1e-5)
 
 
 # --- heads
