@@ -683,7 +683,8 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.all_reduce(total)
                 torch.distributed.all_reduce(count)
-            mean = torch.where(count > 0, total / count.clamp(min=1), self.target_mean)
+            known = (count > 0) & total.isfinite()  # a record that is not finite must not stay in the mean
+            mean = torch.where(known, total / count.clamp(min=1), self.target_mean)
             self.target_mean.lerp_(mean, 1 - TARGET_MEAN_MOMENTUM)
 
 

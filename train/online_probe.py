@@ -48,14 +48,14 @@ def labelled_records(
     windows = Windows(corpus, extractor, options.probe_corpus.title)
     leave_out_refused(windows, num_workers=options.num_workers, quiet=quiet)
     labels, patients, ids = (corpus.column(name) for name in ("labels", "patient_id", "record_id"))
-    classes = 1 + max((label for row in labels.to_pylist() for label in row), default=-1) if labels else 0
+    classes = 1 + max((label for row in labels.to_pylist() for label in row or ()), default=-1) if labels else 0
     if not classes:
         raise EcgJepaConfigError(f"probe_corpus {windows.corpus} has no labels; name one that has, or leave it out.")
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(MOST_LABELLED, len(windows))).astype(int))
     places = windows.usable[chosen].tolist()
     owners = [(patients and patients[place].as_py()) or ids[place].as_py() for place in places]
     held_out = np.array([zlib.crc32(owner.encode()) % 4 == 0 for owner in owners])
-    multi_hot = np.stack([np.isin(np.arange(classes), labels[place].as_py()) for place in places])
+    multi_hot = np.stack([np.isin(np.arange(classes), labels[place].as_py() or []) for place in places])
     return [windows[place] for place in chosen.tolist()], multi_hot.astype(int), held_out
 
 

@@ -61,7 +61,7 @@ from .starting import (
     start_trackers,
     start_watch,
 )
-from .stopping import NotFiniteError, StoppedRun, blame, ends_in_words, how_to_go_on
+from .stopping import NotFiniteError, blame, ends_in_words, how_to_go_on
 from .watching import Watch
 
 
@@ -204,8 +204,8 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
         watch = start_watch(options, accelerator, bare, records, extractor, log, so_far)
         try:
             train_loop(accelerator, options, model, optimizer, loader, watch, so_far["step"] if so_far else 0)
-        except StoppedRun as stopped:
-            raise EcgJepaError(save_and_say(accelerator, options, loader, watch, stopped)) from stopped
+        except NotFiniteError as error:
+            raise EcgJepaError(save_and_say(accelerator, options, loader, watch, error)) from error
         finally:
             watch.close()
     weights = accelerator.get_state_dict(model)  # of all processes, where each has a share
@@ -222,14 +222,12 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
 
 
 def save_and_say(
-    accelerator: Accelerator, options: PretrainOptions, loader: DataLoader, watch: Watch, stopped: StoppedRun
+    accelerator: Accelerator, options: PretrainOptions, loader: DataLoader, watch: Watch, error: NotFiniteError
 ) -> str:
-    """Save what there is, if it is sound and all processes are here, and put into words what happened."""
-    said, sound = str(stopped), accelerator.num_processes == 1
-    if isinstance(stopped, NotFiniteError):  # all processes see it at once
-        said = blame(accelerator, loader, options.gradient_accumulation_steps, stopped)
-        sound = accelerator.scaler is not None or is_guarded(accelerator)
-    if not sound or not watch.done:
+    """Save the run as it is without the step that is not finite, and put into words what happened. All processes see
+    it at the same log line, and all call this."""
+    said = blame(accelerator, loader, options.gradient_accumulation_steps, error)
+    if accelerator.scaler is None and not is_guarded(accelerator):
         return f"{said} {how_to_go_on(Path(options.output_dir))}"
     saved = checkpoint(accelerator, options, loader, watch)
     return f"{said} The run without that step is saved: --resume_from_checkpoint latest goes on from {saved}."

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import accelerate
+import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator, PartialState
@@ -35,6 +36,9 @@ from .online_probe import OnlineProbe
 from .options import PretrainOptions
 from .watching import Watch
 
+#: How a tracker that is an extra of this project is installed.
+_INSTALL = {"tensorboard": 'pip install "ecg-jepa[tensorboard]"'}
+
 #: Records on which content share and rank are measured, the same throughout a run.
 WATCHED_RECORDS = 32
 
@@ -47,9 +51,15 @@ def start_accelerator(options: PretrainOptions) -> Accelerator:
     trackers = [name for name in options.tracker or () if name != "none"]
     for name in trackers:
         if importlib.util.find_spec(name) is None:
-            raise EcgJepaConfigError(f"tracker={name!r} is not installed: pip install {name}.")
+            raise EcgJepaConfigError(f"tracker={name!r} is not installed: {_INSTALL.get(name, f'pip install {name}')}.")
+    on_cpu = not torch.accelerator.is_available()
+    precision = options.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if on_cpu and precision == "fp16":
+        raise EcgJepaConfigError(
+            "mixed_precision='fp16' on a CPU is 30 times slower than float32. Use bf16, where the CPU has it, or no."
+        )
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
+        cpu=on_cpu,
         mixed_precision=options.mixed_precision,
         log_with=trackers or None,
         project_dir=options.output_dir,
@@ -59,11 +69,6 @@ def start_accelerator(options: PretrainOptions) -> Accelerator:
         ),
     )
     if accelerator.device.type == "cpu":
-        if accelerator.mixed_precision == "fp16":
-            raise EcgJepaConfigError(
-                "mixed_precision='fp16' on a CPU is 30 times slower than float32. Use bf16, where the CPU has it, or "
-                "no."
-            )
         # `accelerate launch` leaves each process a single thread unless told otherwise.
         torch.set_num_threads(options.cpu_threads or max(1, (os.cpu_count() or 1) // accelerator.num_processes))
     return accelerator
@@ -160,10 +165,10 @@ def start_watch(
     log: TrainLog | None,
     so_far: dict[str, Any] | None,
 ) -> Watch:
-    """Watched are records spread evenly over the data, under the mask of step 0."""
+    """Watched are sound records spread evenly over the data, under the mask of step 0."""
     count = min(WATCHED_RECORDS, len(records))
     rows = [records[place * len(records) // count] for place in range(count)]
-    batch = EcgJepaDataCollator(extractor)(rows)
+    batch = EcgJepaDataCollator(extractor)([row for row in rows if np.isfinite(row["input_values"]).all()])
     probe = OnlineProbe(options, extractor, quiet=log is None) if options.probe_steps else None
     return Watch(
         accelerator,

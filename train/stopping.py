@@ -23,26 +23,12 @@ _PEER_LOST = re.compile(r"by peer|remote process|timed? ?out waiting|Connection 
 _MOST_NAMED = 8
 
 
-class StoppedRun(EcgJepaError):
-    """Training cannot go on, but weights and optimizer are as after a whole step, and can be saved."""
-
-
-class NotFiniteError(StoppedRun):
+class NotFiniteError(EcgJepaError):
     """The loss or the gradients of a step, counted from 0, are not finite."""
 
     def __init__(self, step: int, measured: str):
         super().__init__(measured)
         self.step, self.measured = step, measured
-
-
-class ReaderLostError(StoppedRun):
-    """A process that reads records ahead of training is gone."""
-
-    def __init__(self, reason: str):
-        super().__init__(
-            f"A process that reads records for training is gone ({reason}); usually the system killed it because "
-            "memory ran out. Lower --num_workers or --memory_gb."
-        )
 
 
 def blame(accelerator: Accelerator, loader: DataLoader, parts: int, error: NotFiniteError) -> str:
@@ -72,7 +58,7 @@ def _fault(name: str, row: dict[str, np.ndarray]) -> str | None:
 
 @contextmanager
 def ends_in_words(accelerator: Accelerator, folder: Path) -> Iterator[None]:
-    """Within this, a lost process, an interruption and a termination become errors that say how to go on.
+    """Within this, lost processes, interruption and termination become errors that say how to go on.
 
     Raises:
         EcgJepaError: what happened and which checkpoint is left.
@@ -82,7 +68,12 @@ def ends_in_words(accelerator: Accelerator, folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interruption:
         raise EcgJepaError(f"Interrupted{interruption}. {how_to_go_on(folder)}") from interruption
-    except RuntimeError as error:  # torch has no class of its own for these
+    except RuntimeError as error:  # torch has no classes of its own for these
+        if "DataLoader worker" in str(error):
+            raise EcgJepaError(
+                f"A process that reads records for training is gone ({str(error).splitlines()[0]}); usually the system "
+                f"killed it because memory ran out. Lower --num_workers or --memory_gb. {how_to_go_on(folder)}"
+            ) from error
         if accelerator.num_processes == 1 or not _PEER_LOST.search(str(error)):
             raise
         raise EcgJepaError(

@@ -15,7 +15,7 @@ from .checkpoints import TrainLog
 from .diagnostics import watch_targets
 from .failures import failure
 from .online_probe import OnlineProbe
-from .stopping import NotFiniteError, ReaderLostError
+from .stopping import NotFiniteError
 
 
 class Watch:
@@ -68,18 +68,9 @@ class Watch:
         return {"step": self.done, "lines": self.lines, "pending": [pair.tolist() for pair in self.pending]}
 
     def next_batches(self, stream: Iterator[dict[str, Tensor]], count: int) -> list[dict[str, Tensor]]:
-        """The next batches, and how long they took to come.
-
-        Raises:
-            ReaderLostError: a worker of the loader died.
-        """
+        """The next batches, and how long they took to come."""
         asked = time.perf_counter()
-        try:
-            taken = [next(stream) for _ in range(count)]
-        except RuntimeError as error:  # torch has no class of its own for this
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ReaderLostError(str(error).splitlines()[0]) from error
+        taken = [next(stream) for _ in range(count)]
         self.waited += time.perf_counter() - asked
         return taken
 

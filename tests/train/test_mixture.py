@@ -82,14 +82,10 @@ def test_a_worker_reads_what_lies_together(parquet, monkeypatch, processes, work
     monkeypatch.setattr("train.windows.BUFFER_ROWS", 8 * 5)  # a lane shuffles within one row group
     sampler = MixtureSampler(Mixture([parquet], [1.0]), step=8, seed=0, workers=workers)
     batches = list(BatchSampler(sampler, 8 // processes, drop_last=True))
-    readers = processes * workers
+    readers, starts = processes * workers, parquet.rows.starts
     read = [
-        {
-            int(np.searchsorted(parquet.rows.starts, place, side="right"))
-            for batch in batches[r::readers]
-            for place in batch
-        }
-        for r in range(readers)
+        {group for batch in batches[reader::readers] for group in np.searchsorted(starts, batch, side="right")}
+        for reader in range(readers)
     ]
     # A lane is a stretch of the groups, and its ends may lie within one.
     assert sum(map(len, read)) <= len(parquet.rows.groups) + sampler.lanes
