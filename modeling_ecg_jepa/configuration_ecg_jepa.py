@@ -5,6 +5,7 @@ import difflib
 import functools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -14,7 +15,7 @@ from transformers.utils import logging
 
 from .errors_ecg_jepa import EcgJepaConfigError, EcgJepaInputError
 from .hub_ecg_jepa import auto_map, save_code
-from .leads_ecg_jepa import ECG_JEPA_LEADS, canonical_leads
+from .leads_ecg_jepa import ECG_JEPA_LEADS, Modality, canonical_leads
 
 logger = logging.get_logger(__name__)
 
@@ -85,6 +86,8 @@ class EcgJepaConfig(PreTrainedConfig):
         drop_path_rate (`float`, defaults to 0.1): stochastic depth of the last block, rising linearly from 0.
         initializer_range (`float`, defaults to 0.02): standard deviation of the truncated normal initialisation.
         leads (`list[str]`, defaults to I, II, V1-V6): the leads of the grid, canonical names, in this order.
+        modality (`str`, defaults to `"ecg"`): what the leads are. `"other"` is any other signal of several channels
+            (EEG, EMG, ...): `leads` are then its channels, named as you like, and no rule of ECGs is applied to them.
         sampling_rate (`int`, defaults to 250): samples a second that the weights expect.
         patch_size (`int`, defaults to 50): samples of a patch (0.2 s).
         num_patches (`int`, defaults to 50): patches a lead of a full record (10 s); other lengths work as well.
@@ -138,6 +141,7 @@ class EcgJepaConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     leads: list[str] | tuple[str, ...] = ECG_JEPA_LEADS
+    modality: Modality = "ecg"
     sampling_rate: int = 250
     patch_size: int = 50
     num_patches: int = 50
@@ -158,7 +162,7 @@ class EcgJepaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self._refuse_unknown(kwargs)
-        self.leads = _canonical_config_leads(self.leads)
+        self.leads = canonical_config_leads(self.leads, self.modality)
         self.mask_ratio = list(self.mask_ratio)
         self.mask_block_ratio = list(self.mask_block_ratio)
         if self.regression_targets is not None and self.id2label is None:
@@ -223,7 +227,8 @@ class EcgJepaConfig(PreTrainedConfig):
         for name in ("layer_norm_eps", "initializer_range", "patch_initializer_range", "position_scale"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value > 0, name, value, "must be a positive number")
-        _require(self.leads == _canonical_config_leads(self.leads), "leads", self.leads, "must be canonical names")
+        canonical = canonical_config_leads(self.leads, self.modality)
+        _require(self.leads == canonical, "leads", self.leads, "must be canonical names")
         _require(
             self.pos_weight is None or len(self.pos_weight) == self.num_labels,
             "pos_weight",
@@ -292,12 +297,18 @@ class EcgJepaConfig(PreTrainedConfig):
             )
 
 
-def _canonical_config_leads(leads) -> list[str]:
+def canonical_config_leads(leads: Sequence[str], modality: Modality) -> list[str]:
+    """The leads of a grid by the names that its models and extractors know.
+
+    Raises:
+        EcgJepaConfigError: none, an unknown name, or a lead named twice.
+    """
     _require(len(leads) >= 1, "leads", leads, "must name at least one lead")
     try:
-        return canonical_leads(leads)
+        return canonical_leads(leads, modality)
     except EcgJepaInputError as error:
-        raise EcgJepaConfigError(f"leads={list(leads)!r}: {error}") from error
+        hint = " Channels of another signal than an ECG need modality='other'." if modality == "ecg" else ""
+        raise EcgJepaConfigError(f"leads={list(leads)!r}: {error}{hint}") from error
 
 
 def _require(holds: bool, name: str, value: Any, rule: str) -> None:
@@ -305,4 +316,4 @@ def _require(holds: bool, name: str, value: Any, rule: str) -> None:
         raise EcgJepaConfigError(f"{name}={value!r} {rule}.")
 
 
-__all__ = ["PRESETS", "EcgJepaConfig"]
+__all__ = ["PRESETS", "EcgJepaConfig", "canonical_config_leads"]

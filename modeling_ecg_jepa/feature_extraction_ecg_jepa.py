@@ -7,18 +7,18 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
 
-from .configuration_ecg_jepa import EcgJepaConfig
+from .configuration_ecg_jepa import EcgJepaConfig, canonical_config_leads
 from .errors_ecg_jepa import EcgJepaCheckpointError, EcgJepaConfigError, EcgJepaInputError, EcgJepaOutputError
 from .hub_ecg_jepa import EXTRACTOR_AUTO_MAP, save_code
 from .input_ecg_jepa import EcgInput, read_inputs
-from .leads_ecg_jepa import ECG_JEPA_LEADS, canonical_leads
+from .leads_ecg_jepa import ECG_JEPA_LEADS, Modality
 from .preparation_ecg_jepa import (
     NativePieces,
     Piece,
@@ -64,6 +64,9 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
             fills gaps of up to 0.2 s linearly.
         bandpass (`tuple[float, float]`, *optional*): edges in Hz of a zero-phase Butterworth band-pass of order 5 after
             resampling; the authors' fine-tuning uses (0.67, 40.0).
+        modality (`str`, defaults to `"ecg"`): what the model sees. With `"other"`, any other signal of several channels
+            (EEG, EMG, ...), `leads` are channels by exactly these names, every record names its rows, and nothing is
+            derived, nor refused for its size. What is no voltage is passed as it is, `unit` left out.
 
     Raises:
         EcgJepaConfigError: an unknown option or a value that an option cannot have.
@@ -94,6 +97,7 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
         padding: str = "max_length",
         nan_policy: str = "error",
         bandpass: Sequence[float] | None = None,
+        modality: Modality = "ecg",
         **kwargs,
     ):
         self._refuse_unknown(kwargs)
@@ -101,7 +105,8 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
         self.sampling_rate = _positive_integer("sampling_rate", sampling_rate)
         self.patch_size = _positive_integer("patch_size", patch_size)
         self.num_patches = _positive_integer("num_patches", num_patches)
-        self.leads, self.unit = _config_leads(leads), _config_unit(unit)
+        self.modality = _one_of("modality", modality, get_args(Modality))
+        self.leads, self.unit = _config_leads(leads, self.modality), _config_unit(unit)
         self.derive_leads = _one_of("derive_leads", derive_leads, (True, False))
         self.truncation = _one_of("truncation", truncation, ("start", "center", "random", None))
         self.padding = _one_of("padding", padding, ("max_length", "longest"))
@@ -112,8 +117,8 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
     @classmethod
     def from_config(cls, config: EcgJepaConfig, **options) -> "EcgJepaFeatureExtractor":
         """The extractor that fits a model: its leads, rate and grid from the config, `options` for the rest."""
-        grid = {name: getattr(config, name) for name in ("leads", "sampling_rate", "patch_size", "num_patches")}
-        return cls(**grid, **options)
+        names = ("leads", "modality", "sampling_rate", "patch_size", "num_patches")
+        return cls(**{name: getattr(config, name) for name in names}, **options)
 
     def __call__(
         self,
@@ -160,7 +165,8 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
                 generator=generator,
             )
         as_tensors = _one_of("return_tensors", return_tensors, ("pt", "np", None)) != "np"
-        records = read_inputs(signal, sampling_rate, leads, self.unit if unit is None else unit, self.leads)
+        unit = self.unit if unit is None else unit
+        records = read_inputs(signal, sampling_rate, leads, unit, self.leads, self.modality)
         pieces = [piece for record in records for piece in self._cut(record, generator)]
         data, findings = self._extract(pieces, return_findings)
         if self.window_seconds is not None:
@@ -192,12 +198,17 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
 
     def _cut(self, record: EcgInput, generator: torch.Generator | None) -> list[Piece]:
         """Where a record is used, at its own rate: so that what lies elsewhere has no influence."""
-        rate = record.sampling_rate
+        rate, patch_seconds = record.sampling_rate, self.patch_size / self.sampling_rate
+        if record.modality == "other" and rate * patch_seconds < 0.99:
+            raise EcgJepaInputError(
+                f"{record.where}sampling_rate={rate:g} gives less than a sample a patch of {patch_seconds:g} s: it is "
+                "counted in samples a second, not in kHz and not as the time between samples."
+            )
         pieces = [Piece(record, *span) for span in self.spans(record.signal.shape[1], rate, generator)]
         if self._patches(pieces[0].length, rate) == 0:
             raise EcgJepaInputError(
-                f"{record.where}{pieces[0].length} samples at {rate:g} Hz hold no whole patch of "
-                f"{self.patch_size / self.sampling_rate:g} s; a longer record is needed."
+                f"{record.where}{pieces[0].length} samples at {rate:g} Hz hold no whole patch of {patch_seconds:g} s; "
+                "a longer record is needed."
             )
         return pieces
 
@@ -244,7 +255,7 @@ class EcgJepaFeatureExtractor(FeatureExtractionMixin):
 
     def _on_grid(self, group: Sequence[Piece], native: NativePieces) -> tuple[np.ndarray, np.ndarray]:
         """The group's (pieces, leads, samples) at the model's rate in whole patches, and its (pieces, leads) mask."""
-        values, lead_mask = pick_leads(native, self.leads, self.derive_leads)
+        values, lead_mask = pick_leads(native, self.leads, self.derive_leads and self.modality == "ecg")
         check_usable(group, lead_mask, self.leads)
         values = resample(values, round(group[0].length * self.sampling_rate / group[0].record.sampling_rate))
         check_amplitudes(group, values, lead_mask)
@@ -397,13 +408,10 @@ def _positive_integer(name: str, value: Any) -> int:
     return int(value)
 
 
-def _config_leads(leads: Sequence[str]) -> list[str]:
+def _config_leads(leads: Sequence[str], modality: Modality) -> list[str]:
     if not isinstance(leads, (list, tuple, np.ndarray)) or len(leads) == 0:
         raise EcgJepaConfigError(f"leads={leads!r} must be a list of at least one lead name.")
-    try:
-        return canonical_leads(leads)
-    except EcgJepaInputError as error:
-        raise EcgJepaConfigError(f"leads={list(leads)!r}: {error}") from error
+    return canonical_config_leads(leads, modality)
 
 
 def _config_unit(unit: str) -> str:

@@ -1,6 +1,7 @@
 """What people hand over, made into one form: every record an `EcgInput` with named rows, a rate and a unit."""
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from .errors_ecg_jepa import EcgJepaInputError
-from .leads_ecg_jepa import STANDARD_12_LEADS, canonical_leads
+from .leads_ecg_jepa import STANDARD_12_LEADS, Modality, canonical_leads
 from .quality_ecg_jepa import limb_finding
 from .units_ecg_jepa import canonical_unit
 
@@ -27,7 +28,7 @@ ACCEPTED_SHAPES = """\
 #: Beyond this a value does not survive single precision and its resampling; it counts as not finite.
 LARGEST_VALUE = 1e35
 
-#: Below this a patch of 0.2 s has fewer than four samples: the rate was not given in samples a second.
+#: Of an ECG; below this a patch of 0.2 s has fewer than four samples: the rate was not given in samples a second.
 LOWEST_SAMPLING_RATE = 20.0
 
 
@@ -40,6 +41,7 @@ class EcgInput:
         leads (`tuple[str, ...]`): canonical names of the rows.
         sampling_rate (`float`): samples a second.
         unit (`str`): `"mV"`, `"uV"` or `"V"`.
+        modality (`str`): `"ecg"`, or `"other"` for channels that no rule of ECGs holds for.
         index (`int`): its place in the batch.
         where (`str`): how errors begin: `"Record 3: "` in a batch, nothing for a single record.
     """
@@ -48,11 +50,14 @@ class EcgInput:
     leads: tuple[str, ...]
     sampling_rate: float
     unit: str
+    modality: Modality
     index: int
     where: str
 
 
-def read_inputs(signal: Any, sampling_rate: Any, leads: Any, unit: Any, model_leads: Sequence[str]) -> list[EcgInput]:
+def read_inputs(
+    signal: Any, sampling_rate: Any, leads: Any, unit: Any, model_leads: Sequence[str], modality: Modality
+) -> list[EcgInput]:
     """The records in `signal` with what was said about them, once for all or once for each.
 
     Raises:
@@ -66,9 +71,9 @@ def read_inputs(signal: Any, sampling_rate: Any, leads: Any, unit: Any, model_le
     for index, array in enumerate(arrays):
         where = f"Record {index}: " if batched else ""
         try:
-            rate = _checked_rate(rates[index])
-            rows = _row_names(_checked_array(array, names[index]), names[index], model_leads)
-            inputs.append(EcgInput(array, rows, rate, canonical_unit(units[index]), index, where))
+            rate = _checked_rate(rates[index], modality)
+            rows = _row_names(_checked_array(array, names[index]), names[index], model_leads, modality)
+            inputs.append(EcgInput(array, rows, rate, canonical_unit(units[index]), modality, index, where))
         except EcgJepaInputError as error:
             raise EcgJepaInputError(f"{where}{error}") from error
     return inputs
@@ -116,7 +121,7 @@ def _checked_array(array: np.ndarray, names: Sequence[str] | None) -> np.ndarray
     return array
 
 
-def _checked_rate(rate: Any) -> float:
+def _checked_rate(rate: Any, modality: Modality) -> float:
     if rate is None:
         raise EcgJepaInputError(
             "sampling_rate is missing, and samples do not tell it: pass the record's own rate, e.g. sampling_rate=500."
@@ -127,7 +132,7 @@ def _checked_rate(rate: Any) -> float:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise EcgJepaInputError(f"sampling_rate={rate!r} must be a positive number of samples a second, e.g. 500.")
-    if value < LOWEST_SAMPLING_RATE:
+    if modality == "ecg" and value < LOWEST_SAMPLING_RATE:
         raise EcgJepaInputError(
             f"sampling_rate={rate!r} is too low for an ECG (at least {LOWEST_SAMPLING_RATE:g} Hz): it is counted in "
             "samples a second, not in kHz and not as the time between samples."
@@ -155,9 +160,15 @@ def _one_each(value: Any, count: int, what: str, is_single: Callable[[Any], bool
     return values
 
 
-def _row_names(signal: np.ndarray, names: Sequence[str] | None, model_leads: Sequence[str]) -> tuple[str, ...]:
-    if names is None:
+def _row_names(
+    signal: np.ndarray, names: Sequence[str] | None, model_leads: Sequence[str], modality: Modality
+) -> tuple[str, ...]:
+    if names is None and modality == "ecg":
         return _standard_order(signal, model_leads)
+    if names is None:
+        raise EcgJepaInputError(
+            f"{len(signal)} rows without names. Pass leads=[...], a name a row; the model has {', '.join(model_leads)}."
+        )
     if isinstance(names, str):
         raise EcgJepaInputError(f"leads={names!r} must be a list of names, one a row, e.g. leads=[{names!r}].")
     if len(names) != len(signal):
@@ -165,7 +176,22 @@ def _row_names(signal: np.ndarray, names: Sequence[str] | None, model_leads: Seq
             f"leads names {len(names)} rows ({', '.join(map(str, names))}), the signal of shape {signal.shape} has "
             f"{len(signal)}. A record is (leads, samples) with one name a row."
         )
-    return tuple(canonical_leads(names))
+    rows = canonical_leads(names, modality)
+    if modality == "other":
+        _refuse_foreign(rows, model_leads)
+    return tuple(rows)
+
+
+def _refuse_foreign(rows: Sequence[str], model_leads: Sequence[str]) -> None:
+    """Without a table of names one that the model lacks may be a slip, so it is never dropped without a word."""
+    foreign = [row for row in rows if row not in model_leads]
+    if foreign:
+        near = difflib.get_close_matches(foreign[0], model_leads, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise EcgJepaInputError(
+            f"The model has no channel {', '.join(map(repr, foreign))}.{hint} It has {', '.join(model_leads)}: call "
+            "the rows so, and leave others out of the signal and its names."
+        )
 
 
 def _standard_order(signal: np.ndarray, model_leads: Sequence[str]) -> tuple[str, ...]:

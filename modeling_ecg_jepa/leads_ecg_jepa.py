@@ -4,8 +4,13 @@ import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal
 
 from .errors_ecg_jepa import EcgJepaInputError
+
+#: What the rows of a grid are: the leads of an ECG, or the channels of any other signal (EEG, EMG, ...), of which only
+#: the user knows the names and the size.
+Modality = Literal["ecg", "other"]
 
 #: The standard 12 leads in the order that recorders write.
 STANDARD_12_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -83,13 +88,13 @@ def canonical_lead(name: str) -> str:
     return canonical
 
 
-def canonical_leads(names: Sequence[str]) -> list[str]:
-    """`canonical_lead` of each name, in the order given.
+def canonical_leads(names: Sequence[str], modality: Modality = "ecg") -> list[str]:
+    """`canonical_lead` of each name, in the order given; the names of another signal's channels stay as they are.
 
     Raises:
         EcgJepaInputError: an unknown name, or two names of the same lead.
     """
-    canonical = [canonical_lead(name) for name in names]
+    canonical = [canonical_lead(name) if modality == "ecg" else _channel(name) for name in names]
     for place, lead in enumerate(canonical):
         if lead in canonical[:place]:
             raise EcgJepaInputError(
@@ -97,3 +102,9 @@ def canonical_leads(names: Sequence[str]) -> list[str]:
                 "give each lead once."
             )
     return canonical
+
+
+def _channel(name: str) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise EcgJepaInputError(f"A channel cannot be named {name!r}; its name is a word, e.g. 'Fp1'.")
+    return str(name)

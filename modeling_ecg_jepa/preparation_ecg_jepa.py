@@ -153,7 +153,7 @@ def check_usable(group: Sequence[Piece], lead_mask: np.ndarray, model_leads: Seq
 
 
 def check_amplitudes(group: Sequence[Piece], values: np.ndarray, lead_mask: np.ndarray) -> None:
-    """Refuse records whose size says that they are not in the unit they claim.
+    """Refuse ECGs whose size says that they are not in the unit they claim.
 
     Args:
         group (`Sequence[Piece]`): the pieces, those of a record one after the other.
@@ -164,6 +164,8 @@ def check_amplitudes(group: Sequence[Piece], values: np.ndarray, lead_mask: np.n
         EcgJepaInputError: naming the likely unit.
     """
     for record, rows in _rows_of_records(group):
+        if record.modality != "ecg":
+            continue
         live = values[rows][lead_mask[rows]].astype(np.float32)
         implausible = implausible_amplitude(median_deviation(live), record.unit)
         if implausible:
@@ -206,7 +208,7 @@ def piece_findings(
     names = [lead for lead, is_live in zip(native.leads, live, strict=True) if is_live]
     findings = [
         *_lead_findings(native, place, model_leads, lead_mask),
-        *signal_findings(native.signal[place, live], names, piece.record.sampling_rate),
+        *signal_findings(native.signal[place, live], names, piece.record.sampling_rate, piece.record.modality),
     ]
     return [dataclasses.replace(finding, record=piece.record.index, window=row) for finding in findings]
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from .leads_ecg_jepa import Modality
+
 #: Thresholds of `einthoven_ratio` and `goldberger_ratio` between honest and wrong order. Over 2,460 real 12-lead
 #: records honest order reaches 0.016 and 0.145. Of the 719 other orders of the six limb leads, and of the 36 swaps of
 #: a limb lead with a V lead, none passes both: wherever Einthoven's holds, Goldberger's ratio is 0.21 or more.
@@ -99,15 +101,19 @@ def limb_finding(leads: Mapping[str, np.ndarray]) -> EcgFinding | None:
     return None
 
 
-def signal_findings(signal: np.ndarray, leads: Sequence[str], sampling_rate: float) -> list[EcgFinding]:
-    """Spikes, saturation, flat stretches and broken limb equations of one piece of a record.
+def signal_findings(
+    signal: np.ndarray, leads: Sequence[str], sampling_rate: float, modality: Modality = "ecg"
+) -> list[EcgFinding]:
+    """Spikes, saturation, flat stretches and broken limb equations of one piece of a record; of another signal than an
+    ECG, whose size nobody knows, flat stretches only.
 
     Args:
         signal (`np.ndarray`): (leads, samples) in mV at the record's own rate, live leads only; NaN is a missing value.
         leads (`Sequence[str]`): canonical names of the rows.
         sampling_rate (`float`): samples a second.
     """
-    broken = limb_finding(dict(zip(leads, signal, strict=True)))
+    is_ecg = modality == "ecg"
+    broken = limb_finding(dict(zip(leads, signal, strict=True))) if is_ecg else None
     findings = [broken] if broken else []
     # A flat stretch holds a whole block of half its least length, so only leads with a flat block are searched.
     starts = np.arange(0, signal.shape[1], max(1, int(FLAT_SECONDS * sampling_rate) // 2))
@@ -115,8 +121,8 @@ def signal_findings(signal: np.ndarray, leads: Sequence[str], sampling_rate: flo
     has_flat_block = (lows == highs).any(axis=1)
     extremes = zip(np.fmin.reduce(lows, axis=1), np.fmax.reduce(highs, axis=1), strict=True)
     for lead, row, (low, high), may_be_flat in zip(leads, signal, extremes, has_flat_block, strict=True):
-        findings += _spikes(row, lead, low, high)
-        findings += _saturation(row, lead, (high, low), sampling_rate)
+        findings += _spikes(row, lead, low, high) if is_ecg else []
+        findings += _saturation(row, lead, (high, low), sampling_rate) if is_ecg else []
         findings += _flat(row, lead, sampling_rate) if may_be_flat else []
     return findings
 

@@ -52,6 +52,10 @@ def test_unknown_preset_names_the_choices():
         ({"leads": ["I", "Q9"]}, "Unknown lead name 'Q9'"),
         ({"leads": ["I", "DI"]}, "Lead I is named twice"),
         ({"leads": []}, "must name at least one lead"),
+        ({"leads": ["I", "avrr"]}, "Did you mean 'aVR'"),
+        ({"leads": ["Fp1", "Fp2"]}, "Unknown lead name 'Fp1'.*Channels of another signal.*need modality='other'"),
+        ({"leads": ["Fp1", "Fp1"], "modality": "other"}, "Lead Fp1 is named twice"),
+        ({"modality": "eeg"}, "expected one of .'ecg', 'other'."),
         ({"mask_type": "blocks"}, "expected one of .'multi_block', 'random'."),
         ({"mask_type": "random", "mask_ratio": (0.6, 1.0)}, "0 < low <= high < 1"),
         ({"mask_block_ratio": (0.3, 0.2)}, "0 < low <= high < 1"),
@@ -83,6 +87,14 @@ def test_a_later_change_is_checked_before_saving(tmp_path):
 
 def test_lead_aliases_become_canonical():
     assert EcgJepaConfig(leads=["MLII", "v1", "AVR"]).leads == ["II", "V1", "aVR"]
+
+
+def test_channels_of_another_signal_are_kept_as_they_are_named(tmp_path):
+    config = EcgJepaConfig.from_preset("tiny", modality="other", leads=["C3", "Fp1"], sampling_rate=200, patch_size=40)
+    config.save_pretrained(tmp_path)
+    loaded = EcgJepaConfig.from_pretrained(tmp_path)
+    assert (loaded.modality, loaded.leads) == ("other", ["C3", "Fp1"])
+    assert loaded.to_dict() == config.to_dict()
 
 
 def test_saved_and_loaded_is_equal(tmp_path):

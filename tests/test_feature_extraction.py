@@ -298,6 +298,87 @@ def test_named_leads_that_break_the_equations_are_a_finding():
     assert made["lead_mask"].all()
 
 
+# Other signals -------------------------------------------------------------------------------------------------------
+
+EEG = EcgJepaFeatureExtractor(
+    modality="other", leads=["Fp1", "C3", "C4", "O1", "V3"], sampling_rate=200, patch_size=40, num_patches=20
+)
+
+
+def eeg(samples: int = 1024, channels: int = 5) -> np.ndarray:
+    """(channels, samples) of noise about 0.02 in size: microvolts, were they taken as millivolts."""
+    return 0.02 * np.random.default_rng(0).normal(size=(channels, samples))
+
+
+@pytest.mark.parametrize(("rate", "samples"), [(100, 400), (200, 800), (256, 1024), (499.9999, 2000)])
+def test_channels_of_another_signal_are_taken_by_their_names_in_any_order_at_any_rate(rate, samples):
+    order = [3, 0, 4, 2, 1]
+    made = EEG(eeg(samples)[order], rate, [EEG.leads[place] for place in order], return_tensors="np")
+    assert made["lead_mask"].all()
+    assert made["attention_mask"].all()
+    np.testing.assert_allclose(made["input_values"][0], scipy.signal.resample(eeg(samples), 800, axis=1), atol=1e-7)
+
+
+def test_missing_channels_of_another_signal_are_masked():
+    made = EEG(eeg()[:2], 256, ["O1", "C3"], return_findings=True)
+    assert made["lead_mask"][0].tolist() == [False, True, False, True, False]
+    assert [finding.text for finding in made["findings"]] == [
+        f"{name} is not in the record: masked." for name in ("Fp1", "C4", "V3")
+    ]
+
+
+def test_nothing_is_derived_in_another_signal_whatever_its_channels_are_called():
+    made = EcgJepaFeatureExtractor(leads=LIMB, modality="other")(ecg()[:2], 500, LIMB[:2])
+    assert made["lead_mask"][0].tolist() == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1.0, 1e9])
+def test_another_signal_may_have_any_size(factor):
+    base = EEG(eeg(), 256, EEG.leads, return_tensors="np")["input_values"]
+    made = EEG(eeg() * factor, 256, EEG.leads, return_tensors="np", return_findings=True)
+    np.testing.assert_allclose(made["input_values"] / factor, base, rtol=1e-5, atol=1e-7)
+    assert made["findings"] == []
+    in_microvolts = EEG(eeg() * factor * 1000, 256, EEG.leads, "uV", return_tensors="np")
+    np.testing.assert_allclose(in_microvolts["input_values"], made["input_values"], rtol=1e-5, atol=1e-7 * factor)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["FP1", "C3"], r"no channel 'FP1'\. Did you mean 'Fp1'\? It has Fp1, C3, C4, O1, V3: call the rows so"),
+        (["Fp1", "EOG"], r"no channel 'EOG'\. It has .*leave others out of the signal"),
+        (["fp1", "MLII"], r"no channel 'fp1', 'MLII'"),
+        (["C3", "C3"], "named twice"),
+        (None, r"2 rows without names\. Pass leads=.*the model has Fp1, C3"),
+    ],
+)
+def test_rows_of_another_signal_must_have_the_models_names(names, message):
+    with pytest.raises(EcgJepaInputError, match=message):
+        EEG(eeg(channels=2), 256, names)
+
+
+def test_twelve_rows_of_another_signal_are_no_standard_order():
+    with pytest.raises(EcgJepaInputError, match="12 rows without names"):
+        EcgJepaFeatureExtractor(leads=STANDARD_12_LEADS, modality="other")(ecg(), 500)
+
+
+def test_another_signal_may_be_slow_but_a_rate_in_kilohertz_is_refused():
+    slow = EcgJepaFeatureExtractor(modality="other", leads=["breath"], sampling_rate=2, patch_size=4, num_patches=30)
+    assert slow(eeg(60, 1), 1, ["breath"])["input_values"].shape == (1, 1, 120)
+    with pytest.raises(EcgJepaInputError, match=r"sampling_rate=0\.256 gives less than a sample a patch of 0\.2 s"):
+        EEG(eeg(), 0.256, EEG.leads)
+
+
+def test_what_the_modality_is_is_saved_and_follows_the_config(tmp_path):
+    EEG.save_pretrained(tmp_path)
+    loaded = EcgJepaFeatureExtractor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == EEG.to_dict()
+    grid = {"leads": EEG.leads, "sampling_rate": 200, "patch_size": 40, "num_patches": 20}
+    config = EcgJepaConfig.from_preset("tiny", modality="other", **grid)
+    assert EcgJepaFeatureExtractor.from_config(config).to_dict() == EEG.to_dict()
+    assert extractor.modality == "ecg"
+
+
 # Lengths and windows -------------------------------------------------------------------------------------------------
 
 
@@ -630,6 +711,8 @@ def test_whatever_comes_is_taken_or_refused_with_a_typed_error(signal, rate, lea
         ({"leads": []}, "leads=[] must be a list of at least one lead name"),
         ({"leads": "II"}, "leads='II' must be a list"),
         ({"leads": ["II", "X9"]}, "leads=['II', 'X9']: Unknown lead name 'X9'"),
+        ({"leads": ["Fp1", "C3"]}, "Channels of another signal than an ECG need modality='other'"),
+        ({"modality": "eeg"}, "modality='eeg' must be one of 'ecg', 'other'"),
         ({"window_seconds": 0}, "window_seconds=0 must be a positive number"),
         ({"window_seconds": 10.1}, "window_seconds=10.1 is no whole number of patches of 0.2 s; 10 would be"),
         ({"stride_seconds": 5}, "stride_seconds=5 needs window_seconds"),

@@ -63,6 +63,25 @@ def test_a_lead_named_twice_is_refused_under_both_names():
         canonical_leads(["II", "V1", "MLII"])
 
 
+def test_channels_of_another_signal_keep_their_names():
+    # An electrode of an EEG is called C3, which for an ECG is another name of V3.
+    names = ["C3", "V3", "Fp1", "dii", "EOG left"]
+    assert canonical_leads(names, modality="other") == names
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["C3", "Fz", "C3"], "Lead C3 is named twice"),
+        (["C3", ""], "cannot be named ''"),
+        (["C3", 4], "cannot be named 4"),
+    ],
+)
+def test_channels_of_another_signal_need_names_of_their_own(names, message):
+    with pytest.raises(EcgJepaInputError, match=message):
+        canonical_leads(names, modality="other")
+
+
 def test_any_two_limb_leads_give_the_other_four():
     # Potentials of the three electrodes, and the leads by their definitions: independent of the table under test.
     right, left, foot = np.random.default_rng(0).normal(size=(3, 200))

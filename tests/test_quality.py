@@ -79,6 +79,20 @@ def test_a_stretch_without_any_change_is_reported_with_its_length():
     assert (finding.kind, finding.lead, finding.value) == ("flat", "II", pytest.approx(1.6))
 
 
+def test_of_another_signal_only_flat_stretches_are_reported():
+    # As ECGs they would have a spike, clipping, and limb leads that do not add up.
+    signal = np.stack([beats(), beats() * 30, beats() - 1])
+    signal[1, 500:520], signal[2, 1000:1400] = signal[1].max(), signal[2, 1000]
+    assert {finding.kind for finding in signal_findings(signal, ["I", "II", "III"], 250)} == {
+        "limb_equations",
+        "saturation",
+        "spike",
+        "flat",
+    }
+    (finding,) = signal_findings(signal, ["I", "II", "III"], 250, "other")
+    assert (finding.kind, finding.lead) == ("flat", "III")
+
+
 def test_a_clean_signal_has_no_findings():
     assert signal_findings(np.stack(list(limb_leads(2500).values())) * 0.1, list(limb_leads()), 250) == []
 
