@@ -24,8 +24,17 @@ _PANELS: dict[str, tuple[list[tuple[str, str]], bool]] = {
     "student from teacher": ([("student_teacher_distance", "relative distance")], False),
     "gradient norm": ([("gradient_norm", "before the step")], True),
     "learning rate": ([("learning_rate", "AdamW")], False),
+    "momentum of the teacher": ([("momentum", "share of itself kept")], False),
     "speed": ([("records_per_second", "records a second")], False),
-    "online probe": ([("probe", "of the student")], False),
+    "waiting for data": ([("waiting_for_data", "share of the time")], False),
+    "online probe: error of heart rate, bpm": (
+        [("probe_bpm_mean", "mean of all patches"), ("probe_bpm_lead", "mean a lead")],
+        False,
+    ),
+    "online probe: macro AUROC of labels": (
+        [("probe_auroc_mean", "mean of all patches"), ("probe_auroc_lead", "mean a lead")],
+        False,
+    ),
 }
 
 

@@ -227,6 +227,8 @@ def save_and_say(
     """Save the run as it is without the step that is not finite, and put into words what happened. All processes see
     it at the same log line, and all call this."""
     said = blame(accelerator, loader, options.gradient_accumulation_steps, error)
+    if accelerator.is_main_process:
+        save_curves(Path(options.output_dir))
     if accelerator.scaler is None and not is_guarded(accelerator):
         return f"{said} {how_to_go_on(Path(options.output_dir))}"
     saved = checkpoint(accelerator, options, loader, watch)

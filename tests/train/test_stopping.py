@@ -76,6 +76,7 @@ def test_a_record_that_is_not_finite_is_named_and_the_run_without_it_saved(damag
     assert "The loss became nan at step" in said
     assert "(of 6 records), by no fault of the training: synthetic-0-7 has 3 of 20,000 values that are not" in said
     assert f"latest goes on from {tmp_path / 'checkpoint-3'}." in said
+    assert (tmp_path / "curves.png").exists()
     saved = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
     assert all(bool(values.isfinite().all()) for values in saved.values())
     monkeypatch.undo()
