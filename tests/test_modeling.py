@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from benchmarks.flops import step_flops
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from modeling_ecg_jepa import (
@@ -406,7 +408,8 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", "cropa"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_training_step_never_makes_the_host_wait_for_a_gpu(implementation, masked):
-    config = tiny(target_centering=True, attn_implementation=implementation)
+    layers = {"num_hidden_layers": 1, "predictor_num_hidden_layers": 1}
+    config = tiny(target_centering=True, attn_implementation=implementation, **layers)
     with torch.device("meta"):
         model = EcgJepaForPreTraining(config).train()
         signal = torch.empty(3, 8, 2500)
@@ -446,6 +449,23 @@ def test_compiled_layers_share_a_few_graphs_for_all_masks_and_compute_what_eager
     assert made == [made[0]] * 4 and made[0] <= 6
     for one, two in zip(compiled.parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [18, 27, 39])
+def test_a_step_computes_no_more_than_the_benchmark_counts_by_formula(hidden):
+    """So hidden patches never enter the student, nothing is differentiated that needs not be, and the predictor's last
+    MLP sees the hidden times alone."""
+    config = EcgJepaConfig()
+    with torch.device("meta"):
+        model = EcgJepaForPreTraining(config).train()
+        signal = torch.empty(2, 8, 2500)
+    with FlopCounterMode(display=False) as forward:
+        loss = model(signal, time_mask=torch.arange(50) < hidden).loss
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    expected = step_flops(config, hidden)
+    assert forward.get_total_flops() == 2 * (expected["teacher"] + expected["student and predictor"])
+    assert backward.get_total_flops() == 2 * expected["backward"]
 
 
 # --- heads

@@ -172,6 +172,10 @@ def show(what: str, seconds: dict[str, float], reach: str = "") -> None:
     print(f"{what:34s} {times}   cropa: {', '.join(ratios)}{f'   (to reach: {reach})' if reach else ''}", flush=True)
 
 
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return True
@@ -193,9 +197,8 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     mixed = has_fast_bfloat16(device)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     bfloat16 = "in hardware" if mixed else "not in hardware, left out"
-    print(f"torch {torch.__version__}, {name}, {options.threads} threads, bfloat16 {bfloat16}")
+    print(f"torch {torch.__version__}, {device_name(device)}, {options.threads} threads, bfloat16 {bfloat16}")
     print("milliseconds a call, medians\n")
     bench_attention(options.quick, device, mixed)
     bench_embedding(options.quick, device, mixed)
