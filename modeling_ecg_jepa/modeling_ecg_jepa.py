@@ -447,7 +447,7 @@ def lead_places(config: EcgJepaConfig, leads: Sequence[str] | Tensor | None, dev
         if leads.device.type == "cpu" and not torch.compiler.is_compiling():  # looking at a GPU's would wait for it
             _check_places(leads, config)
         return send(leads, device)
-    names = canonical_leads(leads)
+    names = canonical_leads(leads, config.modality)
     absent = [name for name in names if name not in config.leads]
     if absent:
         raise EcgJepaInputError(f"This model has no lead {', '.join(absent)}; it has {', '.join(config.leads)}.")

@@ -126,6 +126,9 @@ class PretrainOptions:
     predictor_num_hidden_layers: Annotated[int | None, "model", "layers of the predictor"] = None
     predictor_num_attention_heads: Annotated[int | None, "model", "attention heads of the predictor"] = None
     leads: Annotated[list[str] | None, "model", "leads of the grid; I, II, V1-V6 if not given"] = None
+    modality: Annotated[
+        str | None, "model", "what the leads are: ecg, or other, channels of any other signal, named as you like; ecg"
+    ] = None
     sampling_rate: Annotated[int | None, "model", "samples a second of the grid; 250"] = None
     patch_size: Annotated[int | None, "model", "samples of a patch; 50"] = None
     num_patches: Annotated[int | None, "model", "patches a lead; 50"] = None
@@ -153,6 +156,9 @@ class PretrainOptions:
     momentum_end: Annotated[float, "optimisation", "the same at the last update; linear between"] = 1.0
     num_masks: Annotated[int, "optimisation", "masks predicted from one pass of the teacher; 1 is the paper"] = 1
     gradient_accumulation_steps: Annotated[int, "optimisation", "batches a step, where one would not fit"] = 1
+    lead_dropping: Annotated[
+        float, "optimisation", "probability that a lead of a record is hidden from student and teacher in a step"
+    ] = 0.0
 
     min_content_share: Annotated[
         float, "watching", "floor of the content share; below it targets are positions, not ECGs, and the run says so"
@@ -175,9 +181,10 @@ class PretrainOptions:
         at_least |= {"warmup_steps": 0, "weight_decay": 0, "memory_gb": 0, "gradient_accumulation_steps": 1}
         at_least |= {"min_learning_rate": 0, "momentum_start": 0, "momentum_end": 0, "probe_records": 0}
         at_least |= {"checkpointing_steps": 0, "checkpoints_to_keep": 1, "num_masks": 1, "probe_steps": 0}
+        at_least |= {"lead_dropping": 0}
         for name, least in at_least.items():
             _require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
-        for name in ("momentum_start", "momentum_end", "min_content_share"):
+        for name in ("momentum_start", "momentum_end", "min_content_share", "lead_dropping"):
             _require(getattr(self, name) <= 1, name, getattr(self, name), "must be at most 1")
         lowest, threads, probe = self.min_learning_rate, self.cpu_threads, self.probe_records
         _require(
@@ -193,6 +200,8 @@ class PretrainOptions:
         labelled = self.probe_corpus is None or self.probe_steps > 0
         _require(labelled, "probe_corpus", self.probe_corpus, "is probed every --probe_steps steps; give those too")
         _require(probe == 0 or probe >= 20, "probe_records", probe, "must be 0, or at least 20: intervals need records")
+        rule = "are synthetic ECGs, which say nothing of a model of another signal; give 0"
+        _require(probe == 0 or self.modality != "other", "probe_records", probe, rule)
 
     def corpora(self) -> list[CorpusChoice]:
         """The corpora of the run with the folder and the leave that stand beside them; none without `corpus`.

@@ -87,6 +87,8 @@ def train_loop(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         taken = watch.next_batches(stream, parts)  # all of them before anything changes
+        if options.lead_dropping:
+            taken = drop_leads(taken, options, step, accelerator.process_index)
         num_hidden = hidden_a_batch(accelerator, taken, time_masks)
         losses = []
         for part, batch in enumerate(taken):
@@ -120,6 +122,21 @@ def scheduled(step: int, options: PretrainOptions) -> tuple[float, float]:
         step, start=options.momentum_start, end=options.momentum_end, max_steps=options.max_steps
     )
     return learning_rate, momentum
+
+
+def drop_leads(
+    taken: Sequence[dict[str, Tensor]], options: PretrainOptions, step: int, process: int
+) -> list[dict[str, Tensor]]:
+    """The batches of a step with leads missing at random, each with the same probability; of a record one stays."""
+    fewer = []
+    for part, batch in enumerate(taken):
+        there = batch["lead_mask"]
+        generator = torch.Generator().manual_seed(schedules.mixed_seed(options.seed, step, part, process, 1))
+        luck = torch.rand(there.shape, generator=generator).to(there.device, non_blocking=True)
+        luck = luck.masked_fill(~there, -1.0)
+        kept = (luck >= options.lead_dropping) | (luck == luck.amax(1, keepdim=True))
+        fewer.append(batch | {"lead_mask": there & kept})
+    return fewer
 
 
 def hidden_a_batch(

@@ -28,7 +28,9 @@ def report(folder: Path, state: dict[str, Any]) -> None:
     if state["records_left_out"]:
         skipped = [SkippedRecord(**record) for record in state["records_left_out"]]
         parts.append("\n".join([f"{len(skipped):,} records were left out:", *list_skipped(skipped, most=10)]))
-    parts += [describe_embedding(folder), describe_folder(folder)]
+    if state["options"]["modality"] != "other":
+        parts.append(describe_embedding(folder))
+    parts.append(describe_folder(folder))
     print("", *parts, sep="\n\n")
 
 

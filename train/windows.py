@@ -264,11 +264,13 @@ def check_shape(windows: Windows) -> None:
     if needed <= set(rows.schema.names):
         text = _difference(rows, extractor.leads, leads * samples, extractor.sampling_rate)
     if text:
-        raise EcgJepaConfigError(
-            f"{windows.corpus} does not hold prepared windows of this model: {text}. Prepare them with ecg-jepa "
-            f"prepare --leads {','.join(extractor.leads)} --sampling_rate {extractor.sampling_rate} "
-            f"--seconds {samples / extractor.sampling_rate:g}."
+        remedy = (
+            f"Prepare them with ecg-jepa prepare --leads {','.join(extractor.leads)} --sampling_rate "
+            f"{extractor.sampling_rate} --seconds {samples / extractor.sampling_rate:g}."
         )
+        if extractor.modality == "other":
+            remedy = 'Make them with the model\'s extractor, as the README shows under "Other signals".'
+        raise EcgJepaConfigError(f"{windows.corpus} does not hold prepared windows of this model: {text}. {remedy}")
 
 
 def _difference(rows: PreparedRows, leads: Sequence[str], values: int, sampling_rate: float) -> str | None:

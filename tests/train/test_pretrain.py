@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForPreTraining
 from modeling_ecg_jepa import EcgJepaDataCollator, EcgJepaError, EcgJepaFeatureExtractor, EcgJepaForPreTraining
 from train.data import MemoryRecords, SyntheticRecords
 from train.options import PretrainOptions
-from train.pretrain import main, pretrain, scheduled, train_loop
+from train.pretrain import drop_leads, main, pretrain, scheduled, train_loop
 from train.schedules import parameter_groups, time_masks
 from train.starting import initial_model, make_optimizer, start_accelerator
 
@@ -257,3 +257,26 @@ def test_the_command_reports_errors_in_a_sentence(tmp_path, capsys):
     (tmp_path / "run" / "config.json").write_text("{}")
     assert main(words) == 1
     assert "holds another run" in capsys.readouterr().err
+
+
+# Leads hidden in training ---------------------------------------------------------------------------------------------
+
+
+def test_dropped_leads_follow_from_seed_step_part_and_process_and_one_lead_always_stays():
+    there = torch.ones(64, 8, dtype=torch.bool)
+    there[::2, 3:] = False
+
+    def dropped(share: float, step: int = 0, process: int = 0) -> torch.Tensor:
+        options = dataclasses.replace(SMALL, lead_dropping=share)
+        (batch,) = drop_leads([{"lead_mask": there}], options, step, process)
+        return batch["lead_mask"]
+
+    assert torch.equal(dropped(0.5), dropped(0.5))
+    assert not torch.equal(dropped(0.5), dropped(0.5, step=1))
+    assert not torch.equal(dropped(0.5), dropped(0.5, process=1))
+    for share in (0.5, 1.0):
+        kept = dropped(share)
+        assert not (kept & ~there).any()
+        assert kept.any(1).all()
+    assert dropped(1.0).sum() == 64
+    assert dropped(0.25)[1::2].float().mean().item() == pytest.approx(0.75, abs=0.06)
