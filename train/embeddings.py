@@ -10,18 +10,18 @@ import torch
 from tqdm import tqdm
 
 from dataset_scripts.outputs import whole_file
-from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaFeatureExtractor, EcgJepaModel
+from modeling_ecg_jepa import EcgJepaConfig, EcgJepaConfigError, EcgJepaFeatureExtractor, EcgJepaModel
 
 from .probe_records import ProbeRecords
 
 #: What a configuration says beside the sizes and options that decide an embedding.
-_BESIDE_THE_POINT = {"transformers_version", "_name_or_path", "architectures", "auto_map", "dtype"}
+BESIDE_THE_POINT = {"transformers_version", "_name_or_path", "architectures", "auto_map", "dtype"}
 
 
 def encoder_sha256(model: EcgJepaModel, extractor: EcgJepaFeatureExtractor) -> str:
     """Over weights, configuration and extractor: equal hashes give equal embeddings of equal records."""
     settings = [
-        {name: value for name, value in part.to_dict().items() if name not in _BESIDE_THE_POINT}
+        {name: value for name, value in part.to_dict().items() if name not in BESIDE_THE_POINT}
         for part in (model.config, extractor)
     ]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -31,13 +31,13 @@ def encoder_sha256(model: EcgJepaModel, extractor: EcgJepaFeatureExtractor) -> s
     return digest.hexdigest()
 
 
-def layer_number(layer: int, model: EcgJepaModel, name: str) -> int:
+def layer_number(layer: int, config: EcgJepaConfig, name: str) -> int:
     """A layer counted from 0, the patch embedding; N, or -1, is the last of N, after the final norm.
 
     Raises:
         EcgJepaConfigError: the model has no such layer.
     """
-    layers = model.config.num_hidden_layers
+    layers = config.num_hidden_layers
     if not -layers - 1 <= layer <= layers:
         raise EcgJepaConfigError(
             f"--layer {layer}: {name} has {layers} layers; name one of 0 (the patch embedding) to {layers}, or count "

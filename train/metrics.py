@@ -17,30 +17,38 @@ from .diagnostics import Estimate
 #: Resamples computed at once: their weights, in the order of a class's scores, should stay in the processor's cache.
 _AT_ONCE = 64
 
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""Labels (records, classes), scores (records, classes), weights (resamples, records) -> (resamples, classes)."""
+Metric = Callable[..., np.ndarray]
+"""Labels, scores, weights and folds as of `auroc` -> (resamples, classes)."""
 
 
 # One class at a time --------------------------------------------------------------------------------------------------
 
 
-def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Area under the receiver operating characteristic of each class against the rest; ties count half.
+def auroc(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None, folds: np.ndarray | None = None
+) -> np.ndarray:
+    """Area under the receiver operating characteristic of each class against the rest: of all pairs of a record with
+    the class and one without it, the share in which the first has the higher score; equal scores count half.
 
     Args:
         labels: (records, classes) boolean.
         scores: (records, classes), higher where the class is likelier.
         weights: (resamples, records), how often each record counts; each once if not given.
+        folds: (records,). With it only pairs of one fold are compared, and counted over all folds: scores of models
+            that were fitted to different records share no scale.
 
     Returns:
         (resamples, classes), or (classes,) without weights; NaN where a class has not both outcomes.
     """
-    return _by_class(_auroc, labels, scores, weights)
+    return _by_class(_ranked_pairs, labels, scores, weights, folds)
 
 
-def average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Area under the precision-recall curve as a sum of steps (scikit-learn's definition); otherwise as `auroc`."""
-    return _by_class(_average_precision, labels, scores, weights)
+def average_precision(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None, folds: np.ndarray | None = None
+) -> np.ndarray:
+    """Area under the precision-recall curve as a sum of steps (scikit-learn's definition): the mean, over the records
+    with the class, of the precision among all records (of their fold) that score as high. Otherwise as `auroc`."""
+    return _by_class(_precisions, labels, scores, weights, folds)
 
 
 def macro(of_classes: np.ndarray) -> np.ndarray:
@@ -51,19 +59,30 @@ def macro(of_classes: np.ndarray) -> np.ndarray:
 
 
 def _by_class(
-    of_class: Callable[..., np.ndarray], labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None
+    of_class: Callable[..., tuple[np.ndarray, np.ndarray]],
+    labels: np.ndarray,
+    scores: np.ndarray,
+    weights: np.ndarray | None,
+    folds: np.ndarray | None,
 ) -> np.ndarray:
     labels, scores = np.asarray(labels, bool), np.asarray(scores, float)
     _check(labels, scores, weights)
     if weights is None:
-        return _by_class(of_class, labels, scores, np.ones((1, len(labels))))[0]
-    values = np.empty((len(weights), labels.shape[1]))
-    orders = [_in_order(column) for column in scores.T]
-    for start in range(0, len(weights), _AT_ONCE):
-        some = np.ascontiguousarray(weights[start : start + _AT_ONCE].T, dtype=float)
-        for place, (order, first, end) in enumerate(orders):
-            values[start : start + _AT_ONCE, place] = of_class(labels[order, place], first, end, some[order])
-    return values
+        return _by_class(of_class, labels, scores, np.ones((1, len(labels))), folds)[0]
+    sums, counts = np.zeros((2, len(weights), labels.shape[1]))
+    for part in _parts(len(labels), folds):
+        orders = [_in_order(column) for column in scores[part].T]
+        for start in range(0, len(weights), _AT_ONCE):
+            some = np.ascontiguousarray(weights[start : start + _AT_ONCE, part].T, dtype=float)
+            for place, (order, first, end) in enumerate(orders):
+                summed, count = of_class(labels[part][order, place], first, end, some[order])
+                sums[start : start + _AT_ONCE, place] += summed
+                counts[start : start + _AT_ONCE, place] += count
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+
+def _parts(records: int, folds: np.ndarray | None) -> list[np.ndarray]:
+    return [np.arange(records)] if folds is None else [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
 
 
 def _check(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> None:
@@ -83,23 +102,32 @@ def _in_order(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return order, np.searchsorted(ordered, ordered, "left"), np.searchsorted(ordered, ordered, "right")
 
 
-def _auroc(holds: np.ndarray, first: np.ndarray, end: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Of one class: labels in the order of scores, `_in_order`'s runs, weights (records, resamples) in that order."""
+def _ranked_pairs(
+    holds: np.ndarray, first: np.ndarray, end: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of one class the pairs in the right order, and all pairs, (resamples,) each.
+
+    Args:
+        holds: whether each record has the class, in the order of scores.
+        first, end: as of `_in_order`.
+        weights: (records, resamples) in that order.
+    """
     negatives = _sums(np.where(holds[:, None], 0, weights))
-    positive = weights[holds]
+    positives = weights[holds]
     beaten = (negatives[first[holds]] + negatives[end[holds]]) / 2
-    pairs = positive.sum(0) * negatives[-1]
-    return np.divide((positive * beaten).sum(0), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return (positives * beaten).sum(0), positives.sum(0) * negatives[-1]
 
 
-def _average_precision(holds: np.ndarray, first: np.ndarray, end: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    all_weights, positives = _sums(weights), _sums(np.where(holds[:, None], weights, 0))
-    taken = all_weights[-1] - all_weights[first[holds]]  # the records with at least this score
+def _precisions(
+    holds: np.ndarray, first: np.ndarray, end: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of one class the sum of precisions over the records that have it, and their number; 0 and 0 if all have it."""
+    all_records, positives = _sums(weights), _sums(np.where(holds[:, None], weights, 0))
+    taken = all_records[-1] - all_records[first[holds]]  # with at least this score
     right = positives[-1] - positives[first[holds]]
     precision = np.divide(right, taken, out=np.zeros_like(right), where=taken > 0)
-    total = positives[-1]
-    defined = (total > 0) & (total < all_weights[-1])
-    return np.divide((weights[holds] * precision).sum(0), total, out=np.full(len(total), np.nan), where=defined)
+    defined = positives[-1] < all_records[-1]
+    return defined * (weights[holds] * precision).sum(0), defined * positives[-1]
 
 
 def _sums(weights: np.ndarray) -> np.ndarray:
@@ -170,34 +198,24 @@ def _unit(patients: list[str | None]) -> str:
 
 
 def estimate(values: np.ndarray) -> Estimate:
-    """A number with its 95% percentile interval, from its values (1 + resamples,) in the order of `Resamples`; those
-    in which it is undefined do not count."""
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
+    """A number with its 95% interval, from its values (1 + resamples,) in the order of `Resamples`; those in which it
+    is undefined do not count.
+
+    The interval is that of the resamples' percentiles, moved by the distance of their mean from the number. That is
+    nothing for the AUROC; but copies of a record rank together, which makes the average precision of a resample too
+    high, with few records by half the width of the interval.
+    """
+    resampled = values[1:] - np.nanmean(values[1:]) + values[0]
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
     return Estimate(float(values[0]), float(low), float(high))
 
 
-# All resamples of a method, which may be paired with those of another -------------------------------------------------
-
-
-def macro_values(metric: Metric, labels: np.ndarray, scores: np.ndarray, resamples: Resamples) -> np.ndarray:
-    """The macro metric in the set itself and in each resample, (1 + resamples,); two methods' values on the same
+def macro_values(
+    metric: Metric, labels: np.ndarray, scores: np.ndarray, resamples: Resamples, folds: np.ndarray | None = None
+) -> np.ndarray:
+    """The macro metric in the set itself and in each resample, (1 + resamples,). Two methods' values on the same
     resamples may be subtracted, and a method's runs averaged, before `estimate`.
 
     Classes without both outcomes in a resample are left out there, whichever the method.
     """
-    return macro(metric(labels, scores, resamples.weights))
-
-
-def macro_values_by_fold(
-    metric: Metric, labels: np.ndarray, scores: np.ndarray, resamples: Resamples, folds: np.ndarray
-) -> np.ndarray:
-    """As `macro_values`, within each fold (records,): (folds, 1 + resamples), folds in ascending order.
-
-    Scores of models fitted to different parts need not share a scale; within a fold all are of one model.
-    """
-    return np.stack(
-        [
-            macro(metric(labels[folds == fold], scores[folds == fold], resamples.weights[:, folds == fold]))
-            for fold in np.unique(folds)
-        ]
-    )
+    return macro(metric(labels, scores, resamples.weights, folds))

@@ -1,15 +1,37 @@
-"""Tables and a plot of a probe, made from its `probe.json` and nothing else."""
+"""Tables and a plot of a linear probe, made from its `probe.json` and nothing else."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dataset_scripts.outputs import whole_file
 
-_COLOURS = {"pretrained": "tab:blue", "random": "tab:gray", "statistics": "tab:orange", "supervised": "tab:green"}
+#: The measures of a table's first columns, as `probe.json` and as the table calls them.
+_MEASURES = {
+    "macro_auroc": "macro AUROC",
+    "macro_average_precision": "macro average precision",
+    "macro_auroc_of_pooled_scores": "macro AUROC, all folds ranked together",
+}
+
+_NOTE = """\
+A method's numbers are means over its seeds. Intervals tell what other patients would have given, not other draws of the
+fitted records or other seeds. In cross-validation a record is compared with those of its own fold, which the same
+fitted model scored; ranking all folds together compares scores of several models, which differ most with few labels."""
+
+_KINDS = {
+    "pretrained": ("tab:blue", "pretrained"),
+    "random": ("tab:gray", "random weights"),
+    "statistics": ("tab:orange", "statistics"),
+    "supervised": ("tab:green", "supervised network"),
+}
+_EACH_SEED = "each seed"
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def write_tables(results: Mapping[str, Any], file: Path) -> None:
@@ -18,82 +40,90 @@ def write_tables(results: Mapping[str, Any], file: Path) -> None:
     Raises:
         EcgJepaOutputError: the file cannot be written.
     """
+    sections = ["# Linear probe", _describe_records(results), results["leakage"], _models(results), _NOTE]
+    for table in results["tables"]:
+        sections += [f"## {_capitalised(table['title'])}", _describe_table(table), _methods(table)]
+        if table["differences"]:
+            sections += ["Differences on the same resamples; above 0 is in the model's favour:", _differences(table)]
+        sections += ["AUROC of each class:", _classes(table)]
     with whole_file(file) as unfinished:
-        unfinished.write_text("\n\n".join(_sections(results)) + "\n", encoding="utf-8")
+        unfinished.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def _sections(results: Mapping[str, Any]) -> list[str]:
+def _describe_records(results: Mapping[str, Any]) -> str:
     folds = ", ".join(f"{fold}: {count:,}" for fold, count in results["splits"]["records_by_fold"].items())
     classes = ", ".join(f"{label['name']} {label['records']:,}" for label in results["labels"])
-    head = (
-        f"{results['records']:,} records of {results['corpus']['name']} (by fold {folds}); labels: {classes}. "
-        f"{results['probe']['model'].capitalize()}, penalty chosen {results['probe']['chosen']}. {results['leakage']}"
-    )
-    sections = ["# Linear probe", head]
-    for table in results["tables"]:
-        sections += [f"## {table['title']}", _describe_table(table), _methods(table)]
-        sections += ["Differences on the same resamples; an interval above 0 is in the model's favour:"]
-        sections += [_differences(table), "Macro AUROC of each class:", _classes(table)]
-    return sections
+    text = f"{results['records']:,} records of {results['corpus']['name']}, by fold {folds}. Labels: {classes}."
+    if results["left_out"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in results["left_out"].items())
+        text += f" Left out of the corpus: {reasons}."
+    if results["exclusions"]:
+        pairs = ", ".join(f"{pair['record']} (is {pair['same_signal_as']})" for pair in results["exclusions"])
+        text += f" Left out as the same signal under another id: {pairs}."
+    return text
+
+
+def _models(results: Mapping[str, Any]) -> str:
+    rows = []
+    for model in results["models"]:
+        told = model["pretraining"] or {}
+        corpora = ", ".join(corpus["name"] for corpus in told.get("corpus") or [])
+        seen = corpora or ("unknown" if not told else "no corpus named")
+        seen += " with its held-out parts" if told.get("allow_held_out") else ""
+        sizes = f"{model['hidden_size']} x {model['num_hidden_layers']}"
+        rows.append([model["name"], sizes, f"{model['parameters']:,}", str(told.get("steps", "unknown")), seen])
+    return _markdown(["model", "channels x layers", "parameters", "steps", "pretrained on"], rows)
 
 
 def _describe_table(table: Mapping[str, Any]) -> str:
-    text = f"{table['tested_records']:,} records tested, 95% intervals by resampling {table['resampled']}."
+    text = f"{table['tested_records']:,} records tested; 95% intervals by resampling {table['resampled']}."
     undefined = [
         f"{each['name']} ({each['positives']:,} with, {each['negatives']:,} without)"
         for each in table["undefined_classes"]
     ]
-    return f"{text} Without both outcomes, left out of the means: {', '.join(undefined)}." if undefined else text
+    return f"{text} Without both outcomes, so left out of the means: {', '.join(undefined)}." if undefined else text
 
 
 def _methods(table: Mapping[str, Any]) -> str:
-    names = _macro_measures(table)
+    names = _measures(table)
     rows = [
-        [method["name"], str(len(method["runs"])), *(_interval(method["measures"].get(name)) for name in names)]
+        [method["name"], str(len(method["runs"])), *(_interval(method["measures"][name]) for name in names)]
         for method in table["methods"]
     ]
-    return _markdown(["method", "seeds", *(_IN_WORDS[name] for name in names)], rows)
-
-
-_IN_WORDS = {
-    "macro_auroc": "macro AUROC",
-    "mean_over_folds": "macro AUROC, mean over folds",
-    "macro_average_precision": "macro average precision",
-}
-
-
-def _macro_measures(table: Mapping[str, Any]) -> list[str]:
-    return [name for name in _IN_WORDS if name in table["methods"][0]["measures"]]
+    return _markdown(["method", "seeds", *(_MEASURES[name] for name in names)], rows)
 
 
 def _differences(table: Mapping[str, Any]) -> str:
-    names = _macro_measures(table)
+    names = _measures(table)
     rows = [
-        [each["method"], each["minus"], *(_interval(each["measures"].get(name), sign="+") for name in names)]
+        [each["method"], each["minus"], *(_interval(each["measures"][name], sign="+") for name in names)]
         for each in table["differences"]
     ]
-    return _markdown(["method", "minus", *(_IN_WORDS[name] for name in names)], rows)
+    return _markdown(["method", "minus", *(_MEASURES[name] for name in names)], rows)
 
 
 def _classes(table: Mapping[str, Any]) -> str:
-    names = [name for name in table["methods"][0]["measures"] if name.startswith("auroc of ")]
-    rows = [
-        [method["name"], *(_interval(method["measures"].get(name)) for name in names)] for method in table["methods"]
-    ]
-    return _markdown(["method", *(name.removeprefix("auroc of ") for name in names)], rows)
+    prefix = "auroc of "
+    names = [name for name in table["methods"][0]["measures"] if name.startswith(prefix)]
+    rows = [[method["name"], *(_interval(method["measures"][name]) for name in names)] for method in table["methods"]]
+    return _markdown(["method", *(name.removeprefix(prefix) for name in names)], rows)
 
 
-def _interval(number: Mapping[str, float] | None, sign: str = "") -> str:
-    return (
-        ""
-        if number is None
-        else f"{number['value']:{sign}.3f} ({number['low']:{sign}.3f} to {number['high']:{sign}.3f})"
-    )
+def _measures(table: Mapping[str, Any]) -> list[str]:
+    return [name for name in _MEASURES if name in table["methods"][0]["measures"]]
+
+
+def _interval(number: Mapping[str, float], sign: str = "") -> str:
+    value, low, high = (f"{number[name]:{sign}.3f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 # The plot -------------------------------------------------------------------------------------------------------------
@@ -106,22 +136,35 @@ def save_plot(results: Mapping[str, Any], file: Path) -> None:
         EcgJepaOutputError: the file cannot be written.
     """
     tables = results["tables"]
-    methods = max(len(table["methods"]) for table in tables)
-    figure = Figure(figsize=(5 + 4 * len(tables), 1.2 + 0.32 * methods), layout="constrained")
-    for axes, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, strict=True):
+    rows = max(len(table["methods"]) for table in tables)
+    figure = Figure(figsize=(3 + 4.5 * len(tables), 1.8 + 0.36 * rows), layout="constrained")
+    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for axes, table in zip(panels, tables, strict=True):
         _draw(axes, table)
-    with whole_file(file) as unfinished:
+    names = [method["name"] for method in tables[0]["methods"]]
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.4, -0.8)
+    handles = {
+        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    labels = [label for label in (*(label for _, label in _KINDS.values()), _EACH_SEED) if label in handles]
+    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=5, frameon=False)
+    with whole_file(file) as unfinished, matplotlib.rc_context({"font.size": 9}):
         figure.savefig(unfinished, format="png", dpi=130)
 
 
 def _draw(axes: Axes, table: Mapping[str, Any]) -> None:
     for row, method in enumerate(table["methods"]):
-        number, colour = method["measures"]["macro_auroc"], _COLOURS[method["kind"]]
-        axes.plot([number["low"], number["high"]], [row, row], color=colour, linewidth=2)
-        axes.plot(number["value"], row, "o", color=colour)
-        axes.annotate(f"{number['value']:.3f}", (number["value"], row), (0, 5), textcoords="offset points", fontsize=7)
-    axes.set_yticks(range(len(table["methods"])), [method["name"] for method in table["methods"]], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_title(table["title"], fontsize=10)
-    axes.set_xlabel("macro AUROC, 95% interval")
+        number = method["measures"]["macro_auroc"]
+        colour, label = _KINDS[method["kind"]]
+        axes.plot([number["low"], number["high"]], [row, row], color=colour, linewidth=2.5)
+        axes.plot(number["value"], row, "o", color=colour, label=label)
+        of_seeds = [run["macro_auroc"] for run in method["runs"]]
+        if len(of_seeds) > 1:
+            axes.plot(of_seeds, [row] * len(of_seeds), "|", color="black", markersize=9, label=_EACH_SEED)
+        axes.annotate(
+            f"{number['value']:.3f}", (number["value"], row), (0, 6), textcoords="offset points", ha="center", size=8
+        )
+    axes.set_title(_capitalised(table["title"]).replace(", ", "\n"), fontsize=10)
+    axes.set_xlabel("macro AUROC, 95% interval over patients")
     axes.grid(axis="x", alpha=0.3)

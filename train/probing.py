@@ -1,5 +1,6 @@
 """The probe itself: logistic regression on frozen features, its penalty chosen inside the part that it is fitted to."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,14 +10,9 @@ from sklearn.preprocessing import StandardScaler
 from .metrics import auroc, macro
 from .probe_records import Part, inner_splits
 
-#: Inverse penalties (scikit-learn's C) that are tried, from the strongest penalty on.
-PENALTIES = tuple(float(f"1e{power}") for power in range(-5, 2))
-
-#: The path of penalties ends when so many in a row are worse than the best before.
-PATIENCE = 2
-
-#: Splits of the fitted part, by patient, in which penalties are compared.
-INNER_SPLITS = 4
+#: How the penalty is chosen: among these inverse penalties (scikit-learn's C), from the strongest on until `patience`
+#: in a row are worse than the best before, by splits of the fitted part by patient.
+SETTINGS = {"C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), "patience": 2, "inner_splits": 4}
 
 #: Of the solver; the strongest weights of 1,536 features need 500.
 _MOST_ITERATIONS = 2000
@@ -47,22 +43,30 @@ def fit_and_score(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
 def choose_penalty(
     features: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int
 ) -> tuple[float, dict[str, float]]:
-    """The C of the highest macro AUROC over records that were not fitted, pooled over inner splits; and that of each C.
-
-    All classes share one C. It is sought from the strongest penalty on, until `PATIENCE` values in a row are worse.
-    """
-    splits = list(inner_splits(groups, INNER_SPLITS, seed))
+    """The C of the highest macro AUROC over records that were not fitted, and the macro AUROC of each C; all classes
+    share one C."""
+    splits = list(inner_splits(groups, SETTINGS["inner_splits"], seed))
     paths = [_Path(features[fitted], labels[fitted]) for fitted, _ in splits]
     reached: dict[float, float] = {}
-    for penalty in PENALTIES:
-        scores = np.empty(labels.shape)
-        for path, (_, validated) in zip(paths, splits, strict=True):
-            scores[validated] = path.fit(penalty).scores(features[validated])
-        reached[penalty] = float(macro(auroc(labels, scores)))
+    for penalty in SETTINGS["C"]:
+        scores = [
+            path.fit(penalty).scores(features[validated]) for path, (_, validated) in zip(paths, splits, strict=True)
+        ]
+        reached[penalty] = inner_macro_auroc([labels[validated] for _, validated in splits], scores)
         best = max(reached, key=reached.__getitem__)
-        if len(reached) - list(reached).index(best) > PATIENCE:
+        if len(reached) - list(reached).index(best) > SETTINGS["patience"]:
             break
     return best, {f"{penalty:g}": round(value, 5) for penalty, value in reached.items()}
+
+
+def inner_macro_auroc(labels: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> float:
+    """Macro AUROC over inner splits: of each class the mean over the splits in which it has both outcomes.
+
+    Not over the pooled records: a split that holds more of a class leaves fewer to fit, so its scores lie lower, and
+    pooled scores of a strong penalty come out below chance.
+    """
+    by_split = np.stack([auroc(*split) for split in zip(labels, scores, strict=True)])
+    return float(macro(macro(by_split.T)))
 
 
 class _Path:

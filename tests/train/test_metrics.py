@@ -13,7 +13,6 @@ from train.metrics import (
     estimate,
     macro,
     macro_values,
-    macro_values_by_fold,
     outcomes,
     resample_patients,
 )
@@ -121,13 +120,31 @@ def test_within_folds_another_scale_a_fold_costs_nothing():
     labels, scores = labels_and_scores(300, 2, seed=9)
     folds = np.arange(300) % 3
     shifted = scores + 10.0 * folds[:, None]
-    resamples = resample_patients([None] * 300, seed=0, resamples=50)
-    by_fold = macro_values_by_fold(auroc, labels, shifted, resamples, folds)
-    assert by_fold.shape == (3, 51)
-    for fold in range(3):
-        expected = np.mean([roc_auc_score(labels[folds == fold, k], scores[folds == fold, k]) for k in range(2)])
-        assert by_fold[fold, 0] == pytest.approx(expected)
-    assert macro_values(auroc, labels, shifted, resamples)[0] < by_fold[:, 0].mean() - 0.1
+    for metric in (auroc, average_precision):
+        np.testing.assert_allclose(metric(labels, shifted, folds=folds), metric(labels, scores, folds=folds))
+        assert macro(metric(labels, shifted)) < macro(metric(labels, shifted, folds=folds)) - 0.1
+
+
+def test_folds_are_pooled_by_their_pairs_and_by_their_positives():
+    labels, scores = labels_and_scores(200, 1, seed=11, levels=2)
+    folds = np.where(np.arange(200) < 50, 1, 7)
+    of_fold = [(labels[folds == fold, 0], scores[folds == fold, 0]) for fold in (1, 7)]
+    positives = np.array([holds.sum() for holds, _ in of_fold])
+    pairs = positives * [(~holds).sum() for holds, _ in of_fold]
+    areas = [roc_auc_score(*each) for each in of_fold]
+    assert auroc(labels, scores, folds=folds)[0] == pytest.approx(np.average(areas, weights=pairs))
+    precisions = [average_precision_score(*each) for each in of_fold]
+    expected = np.average(precisions, weights=positives)
+    assert average_precision(labels, scores, folds=folds)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", [auroc, average_precision])
+def test_a_fold_without_both_outcomes_does_not_count(metric):
+    labels, scores = labels_and_scores(90, 1, seed=12)
+    folds = np.arange(90) % 3
+    labels[folds == 0], labels[folds == 1] = False, True
+    kept = folds == 2
+    np.testing.assert_allclose(metric(labels, scores, folds=folds), metric(labels[kept], scores[kept]))
 
 
 def test_a_thousand_resamples_of_the_whole_test_fold_take_seconds():
@@ -147,3 +164,15 @@ def test_refusals_name_the_shape_or_the_place():
     scores[3, 1] = np.nan
     with pytest.raises(EcgJepaInputError, match=r"\(3, 1\).*nan"):
         auroc(labels, scores)
+
+
+@pytest.mark.parametrize("metric", [auroc, average_precision])
+def test_intervals_hold_what_a_large_sample_shows(metric):
+    labels, scores = labels_and_scores(100_000, 1, seed=13)
+    truth, covered = float(metric(labels, scores)[0]), 0
+    for start in range(0, 20_000, 200):
+        part = slice(start, start + 200)
+        resamples = resample_patients([None] * 200, seed=start, resamples=200)
+        interval = estimate(macro_values(metric, labels[part], scores[part], resamples))
+        covered += interval.low <= truth <= interval.high
+    assert 88 <= covered <= 99
