@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from dataset_scripts.outputs import whole_file
 
 from .checkpoints import read_log
+from .failures import LEAST_CONTENT_SHARE, failure
 
 CURVES = "curves.png"
 
@@ -47,18 +48,36 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], title: str, floor: float = 0
     panels = {name: panel for name, panel in _PANELS.items() if any(panel[0][0][0] in line for line in lines)}
     rows = -(-len(panels) // 3)
     figure = Figure(figsize=(14, 3.2 * rows), layout="constrained")
-    figure.suptitle(title)
+    words = failures_of(lines)
+    figure.suptitle("\n".join([title, *words]), color="tab:red" if words else "black")
     all_axes = list(figure.subplots(rows, 3, squeeze=False).flat)
     for axes, (name, (curves, logarithmic)) in zip(all_axes, panels.items(), strict=False):
         _draw_panel(axes, name, curves, lines, logarithmic)
         if curves[0][0] == "content_share":
-            axes.set_ylim(0, 1)
-            if floor > 0:
-                axes.axhline(floor, color="tab:red", linestyle="--", label=f"floor {floor:g}")
-                axes.legend(fontsize=8)
+            _draw_floor(axes, lines, floor or LEAST_CONTENT_SHARE)
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
     return figure
+
+
+def failures_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each kind of failure that the lines show, by its name, and since which step."""
+    since: dict[str, int] = {}
+    for count, line in enumerate(lines, start=1):
+        if "teacher_rank_me" in line and (said := failure(lines[:count])):
+            since.setdefault(said.split(":")[0], line["step"])
+    return [f"{kind}, seen since step {step:,}" for kind, step in since.items()]
+
+
+def _draw_floor(axes: Axes, lines: Sequence[Mapping[str, Any]], floor: float) -> None:
+    """The content share between 0 and 1, or over its decades where it is near 0."""
+    if min(line["content_share"] for line in lines) < 0.05:
+        axes.set_yscale("log")
+        axes.set_ylim(1e-4, 1)
+    else:
+        axes.set_ylim(0, 1)
+    axes.axhline(floor, color="tab:red", linestyle="--", label=f"floor {floor:g}")
+    axes.legend(fontsize=8)
 
 
 def _draw_panel(

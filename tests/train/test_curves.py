@@ -28,6 +28,17 @@ def test_there_is_a_panel_for_each_measure_that_was_logged():
     assert loss.lines[0].get_xydata().tolist() == [[10, 0.4], [20, 0.3]]
     assert content.lines[0].get_xydata().tolist() == [[0, 0.6], [10, 0.5], [20, 0.4]]
     assert content.lines[1].get_ydata() == [0.3, 0.3]
+    assert content.get_ylim() == (0, 1)
+
+
+def test_a_collapse_stands_in_the_title_and_its_share_can_be_read():
+    measures = {"teacher_rank_me": 20.0, "student_teacher_distance": 0.1, "learning_rate": 1e-3}
+    collapsing = [line | measures | {"content_share": 0.5 * 0.01**place} for place, line in enumerate(LINES)]
+    figure = draw_curves(collapsing, "a run")
+    assert figure.get_suptitle() == "a run\nCollapse onto positions, seen since step 10"
+    content = panels(figure)["content share: below the floor it learns positions"]
+    assert content.get_yscale() == "log"
+    assert draw_curves(LINES, "a run").get_suptitle() == "a run"
 
 
 def test_the_picture_is_a_png_in_the_folder_of_the_run(tmp_path):
