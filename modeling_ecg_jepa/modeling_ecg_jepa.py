@@ -406,9 +406,12 @@ class EcgJepaModel(EcgJepaPreTrainedModel):
             patches = select_times(patches, times)
             valid = None if valid is None else select_times(valid, times)
 
-        hidden_states = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype)).flatten(1, 2)
+        dtype = self.patch_embedding.weight.dtype
+        # Also under autocast the residual stream keeps the weights' precision: half of it would round away what differs
+        # between records beside the far larger positions.
+        hidden_states = self.patch_embedding(patches.to(dtype)).flatten(1, 2).to(dtype)
         positions = grid_positions(times, places, self.config.hidden_size) * self.config.position_scale
-        positions = positions.to(hidden_states.dtype)
+        positions = positions.to(dtype)
         rate = self.config.drop_path_rate if self.training else 0.0
         for layer, scales in zip(self.layers, draw_branch_scales(rate, len(self.layers), hidden_states), strict=True):
             hidden_states = layer(hidden_states, positions, tuple(patches.shape[1:3]), valid, scales)
@@ -523,7 +526,7 @@ class EcgJepaPredictor(nn.Module):
         """
         batch, num_leads, num_visible, _ = context.shape
         times = torch.cat([visible, hidden], dim=-1)
-        seen = self.embedding(context).flatten(0, 1)
+        seen = self.embedding(context).flatten(0, 1).to(self.embedding.weight.dtype)
         tokens = torch.cat([seen, self.mask_token.to(seen.dtype).expand(len(seen), hidden.shape[-1], -1)], dim=1)
         positions = grid_positions(times, times.new_zeros(1), tokens.shape[-1]) * self.config.position_scale
         if positions.dim() == 3:

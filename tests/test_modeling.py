@@ -583,3 +583,16 @@ def test_an_output_folder_that_cannot_be_written_to_is_a_clear_error(model, tmp_
         model.save_pretrained(tmp_path / "file")
     with pytest.raises(EcgJepaOutputError, match="Cannot write to the folder"):
         model.config.save_pretrained(tmp_path / "file" / "below")
+
+
+def test_under_autocast_what_differs_between_records_is_not_rounded_away():
+    # At the paper's settings it is a hundredth of the positions: half of it would be lost in bfloat16.
+    torch.manual_seed(0)
+    model = EcgJepaForPreTraining(EcgJepaConfig.from_preset("tiny", num_hidden_layers=12)).eval()
+    signal, time_mask = torch.randn(6, 8, 2500) * 0.3, torch.arange(50) % 5 < 3
+    with torch.no_grad():
+        exact = model(signal, time_mask=time_mask).targets
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(signal, time_mask=time_mask).targets
+    content, rounded_content = (targets - targets.mean(0) for targets in (exact, rounded))
+    assert (rounded_content - content).norm() < 0.1 * content.norm()
