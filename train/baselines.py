@@ -72,7 +72,7 @@ class ResNet1d(nn.Module):
     """A small one-dimensional residual network: (records, leads, samples) -> (records, classes) log odds.
 
     After the xresnet1d of the PTB-XL benchmark (Strodthoff et al., IEEE J. Biomed. Health Inform. 25:1519 (2021)), cut
-    down to some 1,000 records: four blocks, mean and maximum over time, 160,000 parameters with 8 leads.
+    down to some 1,000 records: four blocks, mean and maximum over time, 120,000 parameters with 8 leads.
     """
 
     def __init__(self, leads: int, classes: int, width: int, kernel: int, dropout: float):

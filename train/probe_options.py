@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.linear_probe",
         description="What can be read, linearly, off frozen encoders: logistic regression on PTB-XL's labels, with "
-        "95%% intervals over patients and paired differences, beside what an encoder must beat.",
+        "95% intervals over patients and paired differences, beside what an encoder must beat.",
         epilog="Choose by --cross_validate, check the choice by --confirm, and look at --final once, for the report. "
         "An interrupted run goes on where it stopped; more models can join the same folder. Exit codes: 0 good, 1 "
         "error, 2 usage, 3 done without some records. Example: python -m train.linear_probe runs/mine --data_dir "

@@ -1,9 +1,11 @@
 """The probe itself: logistic regression on frozen features, its penalty chosen inside the part that it is fitted to."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -81,9 +83,12 @@ class _Path:
         return np.nan_to_num(self.scaler.transform(features), nan=0.0).astype(np.float32)
 
     def fit(self, penalty: float) -> "_Path":
-        for model, holds in zip(self.models, self.labels.T, strict=True):
-            if holds.any() and not holds.all():
-                model.set_params(C=penalty).fit(self.features, holds)
+        with warnings.catch_warnings():
+            # The last bit of float32 may leave no way down before the gradient is as small as the solver asks.
+            warnings.filterwarnings("ignore", "(?s).*ABNORMAL", ConvergenceWarning)
+            for model, holds in zip(self.models, self.labels.T, strict=True):
+                if holds.any() and not holds.all():
+                    model.set_params(C=penalty).fit(self.features, holds)
         return self
 
     def scores(self, features: np.ndarray) -> np.ndarray:
