@@ -87,7 +87,7 @@ class EmbeddingCache:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         folds = list(records.fold_counts())
-        files = {fold: self._files(sha256, records.signals_sha256(fold), layers) for fold in folds}
+        files = {fold: self._files(sha256, records.signals_sha256[fold], layers) for fold in folds}
         absent = [fold for fold in folds if not all(file.is_file() for file in files[fold])]
         number = sum(len(records.of_fold(fold)) for fold in absent)
         with tqdm(total=number, desc=f"embedding with {title}", disable=self.quiet or not number) as bar:

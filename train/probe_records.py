@@ -1,6 +1,7 @@
 """The records of a linear probe: labels, patients and folds of a corpus, each signal once; who is fitted on whom."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -79,13 +80,16 @@ class ProbeRecords:
         for places in (part.fitted, part.tested):
             digest.update("\n".join(self.ids[place] for place in places).encode())
             digest.update(self.labels[places].tobytes())
-            for fold in np.unique(self.folds[places]):
-                digest.update(self.signals_sha256(fold).encode())
+            for fold in np.unique(self.folds[places]).tolist():
+                digest.update(self.signals_sha256[fold].encode())
         return digest.hexdigest()
 
-    def signals_sha256(self, fold: int) -> str:
-        """Over the ids and the prepared signals of a fold."""
-        places = self.of_fold(fold)
+    @functools.cached_property
+    def signals_sha256(self) -> dict[int, str]:
+        """Of each fold, over its ids and prepared signals."""
+        return {fold: self._signals_sha256(self.of_fold(fold)) for fold in self.fold_counts()}
+
+    def _signals_sha256(self, places: np.ndarray) -> str:
         digest = hashlib.sha256("\n".join(self.ids[place] for place in places).encode())
         for some in np.array_split(places, 1 + len(places) // 256):
             for array in self.windows.rows.read(self.windows.usable[some]):
