@@ -215,7 +215,8 @@ def bench_parts(training: Training, report: Report, batch_size: int, variant: Va
         flops = sum(report.flops.values()) if part == "linear layers alone" else report.flops.get(part)
         share = f"   MFU {flops * batch_size / value / report.peak:6.1%}" if flops else ""
         print(f"{part:24s} {1000 * value:9.1f} ms a step{share}", flush=True)
-    hours = RECORDS_OF_THE_PAPER / (report.steps * batch_size / whole) / 3600
+    flops_a_second = report.steps * batch_size * sum(report.flops.values()) / whole
+    hours = RECORDS_OF_THE_PAPER * sum(training.flops(1000).values()) / flops_a_second / 3600
     print(f"\n100 epochs of 180,000 records: {hours:,.1f} h (the authors on an RTX 3090: {HOURS_OF_THE_AUTHORS} h)")
 
 
