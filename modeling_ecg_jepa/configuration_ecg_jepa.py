@@ -152,7 +152,7 @@ class EcgJepaConfig(PreTrainedConfig):
     mask_block_ratio: list[float] | tuple[float, float] = (0.175, 0.225)
     mask_last_patch: bool = True
 
-    patch_initializer_range: float = 0.02
+    patch_initializer_range: float | int = 0.02
     position_scale: float | int = 1.0
     target_centering: bool = False
 

@@ -78,6 +78,10 @@ def test_bad_values_are_refused(fields, message):
         EcgJepaConfig(**fields)
 
 
+def test_a_lever_may_be_a_whole_number():
+    assert EcgJepaConfig(patch_initializer_range=2, position_scale=1).patch_initializer_range == 2
+
+
 def test_a_later_change_is_checked_before_saving(tmp_path):
     config = EcgJepaConfig()
     config.hidden_size = 770
