@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,12 @@ def test_a_damaged_checkpoint_is_an_error_and_not_a_fresh_start(uninterrupted, t
         pretrain(options_in(tmp_path / "run", resume_from_checkpoint=str(broken)))
 
 
+#: A longer one, killed again and again.
+LONG = {"max_steps": 12, "logging_steps": 3, "checkpointing_steps": 2}
+
+
 def launch(folder: Path) -> subprocess.Popen:
-    given = dataclasses.asdict(options_in(folder, resume_from_checkpoint="latest"))
+    given = dataclasses.asdict(options_in(folder, resume_from_checkpoint="latest", **LONG))
     arguments = [text for name, value in given.items() if value is not None for text in (f"--{name}", str(value))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "train.pretrain", *arguments]
@@ -128,34 +133,48 @@ def launch(folder: Path) -> subprocess.Popen:
 
 
 def kill_at(process: subprocess.Popen, folder: Path, moment: str, chance: random.Random) -> bool:
-    """SIGKILL inside a save, or at some time after training began; False if the run was over before."""
+    """SIGKILL inside the first, second or third save of this process, or at some time after its training began; False
+    if it was over before."""
+    launched = time.time_ns()
+
+    def written(*paths: Path) -> int:
+        """How many of these were written by this process."""
+        return sum(path.exists() and path.stat().st_mtime_ns > launched for path in paths)
+
+    def now(saves: int) -> bool:
+        if moment == "in a step":
+            return written(folder / "train_log.jsonl") > 0
+        return written(*checkpoints(folder)) >= saves and written(*folder.glob(".checkpoint-*.unfinished/*")) > 0
+
+    saves = chance.randrange(3)
     while process.poll() is None:
-        unfinished = [*folder.glob(".checkpoint-*.unfinished/*")]
-        begun = (folder / "train_log.jsonl").exists()
-        if unfinished if moment == "in a save" else begun:
-            time.sleep(chance.uniform(0, 0.02 if moment == "in a save" else 2.0))
-            process.send_signal(signal.SIGKILL)
-            return process.wait() == -signal.SIGKILL
+        with suppress(FileNotFoundError):  # of a file that was moved meanwhile
+            if now(saves):
+                time.sleep(chance.uniform(0, 0.02 if moment == "in a save" else 2.0))
+                process.send_signal(signal.SIGKILL)
+                return process.wait() == -signal.SIGKILL
         time.sleep(0.001)
     return False
 
 
-def test_a_run_killed_in_a_step_and_in_a_save_ends_at_the_same_weights(uninterrupted, tmp_path, request):
+def test_a_run_killed_in_steps_and_in_saves_ends_at_the_same_weights(tmp_path, request):
     """`--kills 20` kills more often, at random moments."""
     kills, chance, killed = request.config.getoption("--kills"), random.Random(0), []
+    reference, folder = tmp_path / "uninterrupted", tmp_path / "killed"
+    pretrain(options_in(reference, **LONG))
     while len(killed) < kills:
         moment = ("in a save", "in a step")[len(killed) % 2]
-        process = launch(tmp_path)
-        if kill_at(process, tmp_path, moment, chance):
-            killed.append(f"{moment}, newest checkpoint {([None, *checkpoints(tmp_path)][-1] or Path('none')).name}")
+        process = launch(folder)
+        if kill_at(process, folder, moment, chance):
+            killed.append(f"{moment}, newest checkpoint {([None, *checkpoints(folder)][-1] or Path('none')).name}")
         else:
             assert process.returncode == 0, process.stderr.read()
-            assert_same_run(tmp_path, uninterrupted)
-            shutil.rmtree(tmp_path)
-    process = launch(tmp_path)
+            assert_same_run(folder, reference)
+            shutil.rmtree(folder)
+    process = launch(folder)
     assert process.wait() == 0, process.stderr.read()
     print(
         "\n".join(["", f"{len(killed)} kills:", *killed, "and the weights are bitwise those of the run never killed"])
     )
-    assert_same_run(tmp_path, uninterrupted)
-    assert [path for path in tmp_path.glob(".*") if path.name.endswith(".unfinished")] == []
+    assert_same_run(folder, reference)
+    assert [path for path in folder.glob(".*") if path.name.endswith(".unfinished")] == []
