@@ -97,7 +97,7 @@ def write_windows(recordings: Sequence[Recording], folder: Path) -> Path:
     extractor = EcgJepaFeatureExtractor.from_config(OPTIONS.model_config(), window_seconds=4)
     for place, recording in enumerate(recordings):
         windows = extractor(recording.signal, RATE, CHANNELS, "uV", return_tensors="np")["input_values"]
-        scales = np.abs(windows).max(axis=(1, 2)) / 32767  # of one count, so that 16 bits hold each window
+        scales = np.abs(windows).max(axis=(1, 2)).clip(1e-9) / 32767  # of a count: 16 bits hold each window
         counts = np.rint(windows / scales[:, None, None]).astype(np.int16)
         columns = {
             "signal": pa.FixedSizeListArray.from_arrays(counts.ravel(), counts[0].size),
