@@ -69,6 +69,7 @@ def test_every_snippet_is_run_by_a_test():
         "tests",
         "pretrain",
         "pretrain-prepared",
+        "pretrain-eeg",
     }
 
 
@@ -95,6 +96,14 @@ def test_pretraining_on_prepared_windows_runs_as_it_stands_but_for_its_length(wo
         run(next(snippet.text for snippet in unmarked("bash") if "ecg-jepa prepare" in snippet.text), workspace)
     run(f"{command(README, 'pretrain-prepared')} {SHORT}", workspace)
     assert (workspace / "runs/ptb-xl/model.safetensors").exists()
+
+
+def test_pretraining_on_another_signal_runs_as_it_stands_but_for_its_length(workspace):
+    if not (workspace / "prepared/eeg").exists():
+        make = next(snippet.text for snippet in unmarked("python") if "recipes/eeg.yaml" in snippet.text)
+        run(f"python - <<'END'\nimport numpy as np\n{make}\nEND", workspace)
+    run(f"{command(README, 'pretrain-eeg')} {SHORT}", workspace)
+    assert (workspace / "runs/eeg/model.safetensors").exists()
 
 
 def run(script: str, folder: Path) -> None:
