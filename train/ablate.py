@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from tqdm import tqdm
 
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaOutputError
@@ -63,6 +64,8 @@ def ablate(name: str, options: PretrainOptions, seeds: Sequence[int], command: s
     Raises:
         EcgJepaError: options, records or a folder that the experiment cannot be made of.
     """
+    if PartialState().num_processes > 1:
+        raise EcgJepaConfigError("An ablation runs in one process: python -m train.ablate, without a launcher.")
     experiment, folder = EXPERIMENTS[name], Path(options.output_dir)
     options = dataclasses.replace(options, checkpointing_steps=0, tracker=None, probe_steps=0, probe_corpus=None)
     identity = identify(name, options)
@@ -80,7 +83,8 @@ def ablate(name: str, options: PretrainOptions, seeds: Sequence[int], command: s
                 bar.set_postfix_str(f"{variant.name}, seed {seed}")
                 run_cell(folder, experiment, variant, options_of(variant, options, seed, steps), load)
                 bar.update()
-    write_report(folder, seeds, command)
+    told = {"question": experiment.question, "finding": experiment.finding, "command": command, "seeds": list(seeds)}
+    write_report(folder, told)
     return folder
 
 
@@ -145,7 +149,8 @@ def identify(name: str, options: PretrainOptions) -> dict[str, Any]:
     identity = {
         "schema_version": SCHEMA_VERSION,
         "experiment": name,
-        **{key: getattr(experiment, key) for key in ("question", "finding", "equal", "views")},
+        "equal": experiment.equal,
+        "views": experiment.views,
         "options": {key: value for key, value in dataclasses.asdict(options).items() if key not in _FREE},
         "variants": [dataclasses.asdict(variant) for variant in experiment.variants],
     }
@@ -214,8 +219,9 @@ def _describe(experiment: Experiment) -> str:
 
 
 _HOW_TO = """\
-All other options are those of `python -m train.pretrain --help` and hold for every variant. Without --config the recipe
-is train/recipes/ablation.yaml: minutes on a CPU, on synthetic ECGs with known truth. At full scale, on real labels:
+All other options are those of `python -m train.pretrain --help` and hold for every variant, but for checkpoints,
+trackers and probes, which are left out. Without --config the recipe is train/recipes/ablation.yaml: minutes on a CPU,
+on synthetic ECGs with known truth. At full scale, on real labels:
   python -m train.ablate {0} --config train/recipes/small.yaml --corpus ptb_xl:FOLDER --seeds 0 1 2 3 4
 --max_steps, --num_records (of synthetic ones), --preset and --batch_size change the budget. A killed run goes on with
 the same command, cell by cell; more --seeds are added to those that are there. FOLDER then holds results.json,

@@ -58,9 +58,13 @@ def cell_file(folder: Path, variant: str, seed: int) -> Path:
     return folder / CELLS / f"{name}-seed{seed}.json"
 
 
-def write_report(folder: Path, seeds: Sequence[int], command: str) -> None:
-    """Write results.json, table.md and plot.png of a folder whose cells are whole."""
-    results = make_results(folder, seeds, command)
+def write_report(folder: Path, told: Mapping[str, Any]) -> None:
+    """Write results.json, table.md and plot.png of a folder whose cells are whole.
+
+    Args:
+        told: question, finding, command and seeds.
+    """
+    results = make_results(folder, told)
     write_json(folder / RESULTS, results)
     with whole_file(folder / TABLE) as unfinished:
         unfinished.write_text(describe(results) + "\n", encoding="utf-8")
@@ -77,7 +81,7 @@ def tables(folders: Sequence[Path]) -> str:
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
-def make_results(folder: Path, seeds: Sequence[int], command: str) -> dict[str, Any]:
+def make_results(folder: Path, told: Mapping[str, Any]) -> dict[str, Any]:
     """What results.json holds: a variant's value is the mean over its seeds; its interval, and that of a gain, comes
     from resampling the tested patients, the same draws for all; `of_seeds` tells how far the seeds lie apart."""
     plan, records = read_json(folder / PLAN), read_json(folder / RECORDS)
@@ -85,7 +89,7 @@ def make_results(folder: Path, seeds: Sequence[int], command: str) -> dict[str, 
     variants, gains, values = [], [], {}
     for variant in plan["variants"]:
         name = variant["name"]
-        cells = [read_json(cell_file(folder, name, seed)) for seed in seeds]
+        cells = [read_json(cell_file(folder, name, seed)) for seed in told["seeds"]]
         values[name] = [values_of(cell, records, resamples) for cell in cells]
         runs = [{key: value for key, value in cell.items() if key not in ("variant", "views")} for cell in cells]
         variants.append({**variant, "runs": runs, "values": _estimates(values[name])})
@@ -95,14 +99,13 @@ def make_results(folder: Path, seeds: Sequence[int], command: str) -> dict[str, 
             gains.append({"variant": name, "over": other, "values": _estimates(runs)})
     return {
         **plan,
-        "command": command,
+        **told,
         "versions": {
             "ecg-jepa": modeling_ecg_jepa.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
         },
-        "seeds": list(seeds),
         "records": {
             key: value for key, value in records.items() if key not in ("ids", "patients", "labels", "heart_rates")
         },
@@ -162,15 +165,15 @@ def describe(results: Mapping[str, Any]) -> str:
 
 
 def _variants(results: Mapping[str, Any]) -> str:
-    told = {"steps": ".0f", "seconds": ".0f", "loss": ".3f", "content_share": ".3f"}
+    facts = {"steps": ".0f", "seconds": ".0f", "loss": ".3f", "content_share": ".3f"}
     rows = []
     for variant in results["variants"]:
         runs = variant["runs"]
         means = [
-            format(np.mean([run[key] for run in runs]), form) if key in runs[0] else "" for key, form in told.items()
+            format(np.mean([run[key] for run in runs]), form) if key in runs[0] else "" for key, form in facts.items()
         ]
         rows += [[variant["name"], view, *means, *values] for view, values in _by_view(variant["values"])]
-    return _markdown(["variant", "probe sees", *(key.replace("_", " ") for key in told), *_measures(results)], rows)
+    return _markdown(["variant", "probe sees", *(key.replace("_", " ") for key in facts), *_measures(results)], rows)
 
 
 def _gains(results: Mapping[str, Any]) -> str:
