@@ -616,8 +616,8 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
             input_values, attention_mask, lead_mask, leads: as in `EcgJepaModel`.
             time_mask (`(T,)` or `(B, T)` bool, *optional*): True = hidden; shared by the batch, or one a record with
                 equal counts. Best on the CPU, where counting does not wait for a GPU. Drawn as the configuration says
-                when not given. A list of masks is predicted one after the other from a single pass of the teacher:
-                the loss is their mean, and of all else the output holds a tuple, one a mask.
+                when not given. A list of masks, also as arrays, is predicted one after the other from a single pass of
+                the teacher: the loss is their mean, and of all else the output holds a tuple, one a mask.
             generator (`torch.Generator`, *optional*): what masks are drawn from.
             num_hidden (scalar tensors, one a mask, *optional*): what to divide the sum of the hidden patches' losses
                 by, instead of their number (`count_hidden`). Where a batch is a part of a larger one, the mean of the
@@ -630,7 +630,7 @@ class EcgJepaForPreTraining(EcgJepaPreTrainedModel):
         num_times = samples // self.config.patch_size
         if time_mask is None:
             time_mask = sample_time_mask(self.config, num_times, generator)
-        masks = [time_mask] if isinstance(time_mask, Tensor) else list(time_mask)
+        masks = [time_mask] if isinstance(time_mask, Tensor) else [torch.as_tensor(mask) for mask in time_mask]
         times = [split_times(mask, batch, num_times, input_values.device) for mask in masks]
         valid = valid_patches(attention_mask, lead_mask, batch, num_leads, num_times)
         inputs = {"attention_mask": attention_mask, "lead_mask": lead_mask, "leads": leads}

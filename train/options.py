@@ -95,7 +95,7 @@ class PretrainOptions:
     mixed_precision: Annotated[
         str | None, "run", "no, bf16 or fp16 (GPUs only); as `accelerate launch` says if not given"
     ] = None
-    compile: Annotated[bool, "run", "torch.compile the layers: slower to start, then faster on GPUs"] = False
+    compile: Annotated[bool, "run", "torch.compile the layers: minutes slower to start, then a little faster"] = False
     cpu_threads: Annotated[int | None, "run", "on a CPU: threads a process; all cores, shared, if not given"] = None
 
     data_dir: Annotated[

@@ -49,7 +49,6 @@ from .online_probe import heart_rate_records
 from .options import PretrainOptions, read_options
 from .report import report
 from .starting import (
-    compile_layers,
     describe,
     describe_start,
     initial_model,
@@ -90,12 +89,13 @@ def train_loop(
         if options.lead_dropping:
             taken = drop_leads(taken, options, step, accelerator.process_index)
         num_hidden = hidden_a_batch(accelerator, taken, time_masks)
+        masks = [mask.numpy() for mask in time_masks]  # tensors DDP would send to its GPU, where counting them waits
         losses = []
         for part, batch in enumerate(taken):
             # Stochastic depth follows from here too, not from what loaders drew before: so runs can be resumed.
             torch.manual_seed(schedules.mixed_seed(options.seed, step, part, accelerator.process_index))
             with accelerator.accumulate(model):  # steps, and clears gradients, only after the last of these batches
-                loss = model(**batch, time_mask=time_masks, num_hidden=num_hidden).loss
+                loss = model(**batch, time_mask=masks, num_hidden=num_hidden).loss
                 accelerator.backward(loss)
                 losses.append(loss.detach())
                 if accelerator.sync_gradients:
@@ -204,7 +204,7 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
 
     bare = initial_model(config, options.seed)
     if options.compile:
-        compile_layers(bare)
+        bare.compile_layers()
     model, optimizer, loader = accelerator.prepare(
         bare, make_optimizer(accelerator, bare, options), make_loader(options, records, EcgJepaDataCollator(extractor))
     )

@@ -25,7 +25,6 @@ from modeling_ecg_jepa import (
     EcgJepaFeatureExtractor,
     EcgJepaForPreTraining,
 )
-from modeling_ecg_jepa.modeling_ecg_jepa import EcgJepaLayer
 
 from . import schedules
 from .checkpoints import TrainLog
@@ -193,13 +192,6 @@ def setting(options: PretrainOptions, accelerator: Accelerator, records: Dataset
         "mixed_precision": accelerator.mixed_precision,
         "num_workers": options.num_workers if grouped else None,
     }
-
-
-def compile_layers(model: EcgJepaForPreTraining) -> None:
-    """Compile each layer in place, once for all numbers of visible times."""
-    for module in model.modules():
-        if isinstance(module, EcgJepaLayer):
-            module.compile(dynamic=True)
 
 
 def describe(
