@@ -24,9 +24,8 @@ from train.options import CorpusChoice, PretrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: As little as an ablation can be: 120 records of four leads, a model of one layer, three steps.
+#: As little as an ablation can be: four leads, a model of one layer, three steps.
 LITTLE = [
-    "--num_records=120",
     "--max_steps=3",
     "--warmup_steps=1",
     "--logging_steps=2",
@@ -49,8 +48,12 @@ TINY_EXPERIMENT = Experiment(
 )
 
 
+FEW_CLASSES = {"records": 120, "classes": ["sinus_rhythm", "sinus_tachycardia", "left_bundle_branch_block"]}
+
+
 def options_for(folder: Path, *arguments: str) -> PretrainOptions:
-    return read_options(["num_masks", *LITTLE, *arguments, "--output_dir", str(folder)])[1]
+    options = read_options(["num_masks", *LITTLE, *arguments, "--output_dir", str(folder)])[1]
+    return dataclasses.replace(options, corpus=[CorpusChoice("synthetic", held_out=True, options=FEW_CLASSES)])
 
 
 @pytest.fixture(autouse=True)
@@ -175,11 +178,11 @@ def test_labels_that_hold_for_all_or_none_tell_nothing_apart(make_rows, tmp_path
 
 def test_a_corpus_too_small_to_be_divided_is_refused(tmp_path):
     with pytest.raises(EcgJepaConfigError, match=r"has 60 usable records, .* each takes 20.* --num_records"):
-        load_records(options_for(tmp_path, "--num_records=60"), {})
+        load_records(dataclasses.replace(options_for(tmp_path), corpus=None, num_records=60), {})
 
 
 def test_corpora_that_an_ablation_cannot_use_are_refused(tmp_path):
-    options = options_for(tmp_path)
+    options = dataclasses.replace(options_for(tmp_path), corpus=None)
     several = [CorpusChoice("ptb_xl"), CorpusChoice("code15")]
     for changes, synthetic, message in (
         ({"data_dir": ["somewhere"]}, {}, "names no corpus with labels"),
