@@ -70,7 +70,7 @@ def ablate(name: str, options: PretrainOptions, seeds: Sequence[int], command: s
     options = dataclasses.replace(options, checkpointing_steps=0, tracker=None, probe_steps=0, probe_corpus=None)
     identity = identify(name, options)
     claim(folder, identity, options.overwrite)
-    load = loader(options)
+    load = loader(options, experiment.variants[0])
     tested = truth(load(experiment.variants[0]))
     if not (folder / PLAN).exists():
         steps = equal_time(experiment, options, load) if experiment.equal == "time" else {}
@@ -98,10 +98,24 @@ def options_of(variant: Variant, options: PretrainOptions, seed: int, steps: dic
     return dataclasses.replace(options, seed=seed, max_steps=max_steps, **scaled, **variant.options)
 
 
-def loader(options: PretrainOptions) -> Load:
-    """What gives the records of a variant; each corpus is opened once."""
+def loader(options: PretrainOptions, first: Variant) -> Load:
+    """What gives the records of a variant; each corpus is opened once.
+
+    Raises:
+        EcgJepaError: by what it returns, where they are not the same records as those of the first variant.
+    """
     opened = functools.cache(lambda corpus: load_records(options, json.loads(corpus)))
-    return lambda variant: opened(json.dumps(dict(variant.corpus)))
+
+    def load(variant: Variant) -> ProbeRecords:
+        records, others = (opened(json.dumps(dict(one.corpus))) for one in (variant, first))
+        if records.ids != others.ids:
+            raise EcgJepaError(
+                f"{variant.name}: {len(records.ids):,} records can be used, of {first.name} {len(others.ids):,}, so that "
+                "nothing is paired. Use a corpus of which all records can be used."
+            )
+        return records
+
+    return load
 
 
 def run_cell(folder: Path, experiment: Experiment, variant: Variant, options: PretrainOptions, load: Load) -> None:

@@ -193,6 +193,14 @@ def test_corpora_that_an_ablation_cannot_use_are_refused(tmp_path):
             load_records(dataclasses.replace(options, **changes), synthetic)
 
 
+def test_variants_with_other_records_are_not_compared(tmp_path):
+    first, more = Variant("first"), Variant("more", corpus={"records": 140})
+    load = loader(dataclasses.replace(options_for(tmp_path), corpus=None, num_records=130), first)
+    assert len(load(first).ids) == 130
+    with pytest.raises(EcgJepaError, match="more: 140 records can be used, of first 130, so that nothing is paired"):
+        load(more)
+
+
 # The folder: what goes on, and what is refused ------------------------------------------------------------------------
 
 
@@ -264,7 +272,7 @@ def test_a_cell_that_fails_says_which(tmp_path):
 
 def test_in_equal_time_more_masks_take_fewer_steps_with_as_much_shorter_a_warmup(tmp_path):
     options, experiment = options_for(tmp_path, "--max_steps=100", "--warmup_steps=20"), EXPERIMENTS["num_masks"]
-    steps = equal_time(experiment, options, loader(options))
+    steps = equal_time(experiment, options, loader(options, experiment.variants[0]))
     assert steps["1 mask"] == 100 > steps["2 masks"] > steps["4 masks"] > 20
     four = options_of(experiment.variants[-1], options, 5, {"4 masks": 40})
     assert (four.seed, four.num_masks, four.max_steps, four.warmup_steps) == (5, 4, 40, 8)
