@@ -110,8 +110,8 @@ def loader(options: PretrainOptions, first: Variant) -> Load:
         records, others = (opened(json.dumps(dict(one.corpus))) for one in (variant, first))
         if records.ids != others.ids:
             raise EcgJepaError(
-                f"{variant.name}: {len(records.ids):,} records can be used, of {first.name} {len(others.ids):,}, so that "
-                "nothing is paired. Use a corpus of which all records can be used."
+                f"{variant.name}: {len(records.ids):,} records can be used, of {first.name} {len(others.ids):,}, so "
+                "that nothing is paired. Use a corpus of which all records can be used."
             )
         return records
 
