@@ -74,8 +74,7 @@ def write_report(folder: Path, told: Mapping[str, Any]) -> None:
 
 def tables(folders: Sequence[Path]) -> str:
     """The tables of several folders as one page of Markdown."""
-    head = "# Ablations\n\nMade by `python -m train.ablate tables` of the results.json that each command leaves."
-    return "\n\n".join([head, _HOW_TO_READ, *(describe(read_json(folder / RESULTS)) for folder in folders)])
+    return "\n\n".join([_HEAD, _HOW_TO_READ, *(describe(read_json(folder / RESULTS)) for folder in folders)])
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
@@ -141,6 +140,13 @@ def _estimates(runs: Sequence[Mapping[tuple[str, str], np.ndarray]]) -> list[dic
 
 
 # The table ------------------------------------------------------------------------------------------------------------
+
+_HEAD = """\
+# Ablations
+
+The first experiments of the field on ECG-JEPA, each one command: `python -m train.ablate --help`. This page was made by
+`python -m train.ablate tables` of what the commands left. Without options they train a very small model for a few
+hundred steps on synthetic ECGs: what they show holds there, and a larger run may well say something else."""
 
 _HOW_TO_READ = (
     "Values are means over seeds, with the 95% interval by resampling the tested patients or records and, after ±, the "
