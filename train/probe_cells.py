@@ -15,7 +15,6 @@ from tqdm import tqdm
 from dataset_scripts.outputs import whole_file
 from modeling_ecg_jepa import EcgJepaOutputError
 
-from . import probing
 from .metrics import outcomes
 from .probe_methods import Method
 from .probe_records import Part, ProbeRecords, parts_of
@@ -90,7 +89,6 @@ def run_cell(folder: Path, records: ProbeRecords, method: Method, setting: Setti
         **where,
         "method": method.identity,
         "records": records.part_sha256(part),
-        "probe": probing.SETTINGS,
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
     name = f"{setting.evaluation}-{setting.fraction:g}-seed{seed}-fold{part.fold}-{key}.json"

@@ -149,7 +149,7 @@ def encoder_method(
     return Method(
         name=f"{encoder.name}, {_variant(layers, pool)}",
         kind="pretrained",
-        identity={"encoder": encoder.sha256, "layers": numbers, "pool": pool},
+        identity={"encoder": encoder.sha256, "layers": numbers, "pool": pool, "probe": probing.SETTINGS},
         fit=lambda part, seed: _probe(features(), records, part, seed),
         features={"shape": encoder.shape, "variant": _variant(layers, pool)},
     )
@@ -171,7 +171,13 @@ def random_method(
     return Method(
         name=f"{name}, {_variant(layers, pool)}",
         kind="random",
-        identity={"random": like.shape, "layers": numbers, "pool": pool, "torch": torch.__version__},
+        identity={
+            "random": like.shape,
+            "torch": torch.__version__,
+            "layers": numbers,
+            "pool": pool,
+            "probe": probing.SETTINGS,
+        },
         fit=lambda part, seed: _probe(features(seed), records, part, seed),
         varies=True,
         features={"shape": like.shape, "variant": _variant(layers, pool)},
@@ -192,7 +198,7 @@ def statistics_method(records: ProbeRecords) -> Method:
     return Method(
         name="statistics of each lead",
         kind="statistics",
-        identity={"statistics": STATISTICS},
+        identity={"statistics": STATISTICS, "probe": probing.SETTINGS},
         fit=lambda part, seed: _probe(features(), records, part, seed),
     )
 

@@ -14,9 +14,9 @@ from .probe_records import Part, inner_splits
 
 #: How the penalty is chosen: among these inverse penalties (scikit-learn's C), from the strongest on until `patience`
 #: in a row are worse than the best before, by splits of the fitted part by patient.
-SETTINGS = {"C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), "patience": 2, "inner_splits": 4}
+SETTINGS = {"C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0), "patience": 2, "inner_splits": 4}
 
-#: Of the solver; the strongest weights of 1,536 features need 500.
+#: Of the solver; nearly free weights of 1,536 features need 500.
 _MOST_ITERATIONS = 2000
 
 
