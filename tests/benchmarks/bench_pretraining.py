@@ -142,7 +142,7 @@ class Training:
 def square_product(size: int, dtype: torch.dtype, device: torch.device) -> float:
     """FLOPs a second of a square matrix product."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / medians({"product": lambda: left @ right}, 5)["product"]
+    return 2 * size**3 / medians({"product": lambda: left @ right}, 25)["product"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
