@@ -133,9 +133,10 @@ class Watch:
 
     def _write(self, line: dict[str, Any]) -> None:
         """All processes measure, since the model may lie in pieces over them; the main one writes."""
-        line |= watch_targets(self.model, self.batch, self.time_mask)
-        if self.probe and (line["step"] % self.probe_steps == 0 or line["step"] == self.max_steps):
-            line |= self.probe.measure(self.model.encoder)
+        with torch.compiler.set_stance("force_eager"):  # other shapes than in training, and seldom: not worth compiling
+            line |= watch_targets(self.model, self.batch, self.time_mask)
+            if self.probe and (line["step"] % self.probe_steps == 0 or line["step"] == self.max_steps):
+                line |= self.probe.measure(self.model.encoder)
         self.lines.append(line)
         if self.log is None:
             return
