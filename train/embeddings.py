@@ -10,7 +10,13 @@ import torch
 from tqdm import tqdm
 
 from dataset_scripts.outputs import whole_file
-from modeling_ecg_jepa import EcgJepaConfig, EcgJepaConfigError, EcgJepaFeatureExtractor, EcgJepaModel
+from modeling_ecg_jepa import (
+    EcgJepaConfig,
+    EcgJepaConfigError,
+    EcgJepaFeatureExtractor,
+    EcgJepaModel,
+    EcgJepaOutputError,
+)
 
 from .probe_records import ProbeRecords
 
@@ -83,9 +89,12 @@ class EmbeddingCache:
             title: of the progress bar.
 
         Raises:
-            EcgJepaOutputError: the folder cannot be written to.
+            EcgJepaOutputError: the folder cannot be written to, or a file in it is damaged.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EcgJepaOutputError(f"Cannot use {self.folder} for embeddings ({error}). Choose another.") from error
         folds = list(records.fold_counts())
         files = {fold: self._files(sha256, records.signals_sha256[fold], layers) for fold in folds}
         absent = [fold for fold in folds if not all(file.is_file() for file in files[fold])]
@@ -96,11 +105,18 @@ class EmbeddingCache:
                 for file, layer in zip(files[fold], of_fold.swapaxes(0, 1), strict=True):
                     with whole_file(file) as unfinished, unfinished.open("wb") as content:
                         np.save(content, layer)
-        by_fold = [[np.load(file, allow_pickle=False) for file in files[fold]] for fold in folds]
+        by_fold = [[_load(file) for file in files[fold]] for fold in folds]
         return np.concatenate([np.stack(layers_of_fold, axis=1) for layers_of_fold in by_fold])
 
     def _files(self, encoder: str, signals: str, layers: Sequence[int]) -> list[Path]:
         return [self.folder / f"{encoder[:16]}-{signals[:16]}-layer{layer}.npy" for layer in layers]
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise EcgJepaOutputError(f"{file} is damaged ({error}). Remove it: it is then computed anew.") from error
 
 
 def pooled(by_lead: np.ndarray, pool: str) -> np.ndarray:

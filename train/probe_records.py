@@ -127,7 +127,9 @@ def load_probe_records(
         names=names,
         labels=labels[usable],
         ids=columns["record_id"].take(usable).to_pylist(),
-        patients=columns["patient_id"].take(usable).to_pylist() if columns["patient_id"] else [None] * len(usable),
+        patients=columns["patient_id"].take(usable).to_pylist()
+        if columns["patient_id"] is not None
+        else [None] * len(usable),
         folds=all_folds[usable],
         left_out=left_out,
         duplicates=duplicates,

@@ -6,7 +6,7 @@ import torch
 from probe_corpus import load_rows, make_rows, save_encoder, without_lead
 from tqdm import tqdm
 
-from modeling_ecg_jepa import EcgJepaConfigError
+from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaOutputError
 from modeling_ecg_jepa.tools.checkpoint import load_encoder
 from train import embeddings
 from train.embeddings import EmbeddingCache, embed_by_lead, encoder_sha256, layer_number, pooled
@@ -73,6 +73,19 @@ def test_nothing_is_embedded_twice(encoder, records, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").iterdir())) == 4  # two folds, two layers
     monkeypatch.setattr(embeddings, "embed_by_lead", lambda *arguments: pytest.fail("computed again"))
     np.testing.assert_array_equal(cache.embed(model, encoder_sha256(model, extractor), records, [2], "x"), first[:, 1:])
+
+
+def test_a_damaged_file_and_a_folder_that_is_none_are_named(encoder, records, tmp_path):
+    model, extractor = encoder
+    cache, sha256 = EmbeddingCache(tmp_path / "cache", quiet=True), encoder_sha256(model, extractor)
+    cache.embed(model, sha256, records, [1], "x")
+    file = next((tmp_path / "cache").iterdir())
+    for damage in (file.read_bytes()[:-9], b""):
+        file.write_bytes(damage)
+        with pytest.raises(EcgJepaOutputError, match=f"{file.name} is damaged .* Remove it"):
+            cache.embed(model, sha256, records, [1], "x")
+    with pytest.raises(EcgJepaOutputError, match="Cannot use .* for embeddings"):
+        EmbeddingCache(file / "below", quiet=True).embed(model, sha256, records, [1], "x")
 
 
 def test_what_changes_an_embedding_changes_the_hash(encoder, tmp_path):
