@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import filelock
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from dataset_scripts.outputs import flush, whole_file, whole_folder
 from modeling_ecg_jepa import (
     EcgJepaCheckpointError,
+    EcgJepaError,
     EcgJepaFeatureExtractor,
     EcgJepaForPreTraining,
     EcgJepaOutputError,
@@ -62,6 +64,30 @@ def prepare_output_dir(folder: str | Path, overwrite: bool, resume: str | None =
         with tempfile.TemporaryFile(dir=folder):
             pass  # found out now rather than after hours of training
     return folder
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Within this no other run may write to `folder`, which is made; the system ends it with the process, however that
+    ends.
+
+    Raises:
+        EcgJepaOutputError: another run, still going, holds the folder, or it cannot be written to.
+    """
+    with _as_output_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".run.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise EcgJepaOutputError(
+                f"A run that is still going writes to {folder}. A launcher that was killed may have left it behind: "
+                "end its process (pgrep -fa train.pretrain lists them), or choose another --output_dir."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class TrainLog:
@@ -278,6 +304,8 @@ def load_state(accelerator: Accelerator, checkpoint: Path) -> None:
 def _as_output_error(place: Path) -> Iterator[None]:
     try:
         yield
+    except EcgJepaError:
+        raise
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _TORCH_CANNOT_WRITE.search(str(error)):
             raise

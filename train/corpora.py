@@ -131,8 +131,8 @@ def held_out_warning(folders: list[str]) -> str | None:
         for place in (folder, *folder.resolve().parents[:3]):
             if (place / "ptbxl_database.csv").is_file():
                 return (
-                    f"WARNING: {folder} belongs to PTB-XL, and every record in it is trained on, those of folds 9 and "
-                    "10 too, on which models are chosen and tested. To leave them out: --corpus ptb_xl --data_dir "
-                    f"{place}."
+                    f"WARNING: {folder} belongs to PTB-XL, and every record in it is trained on: those of folds 9 and "
+                    "10 too, on which models are chosen and tested, and those of records100 and records500, which are "
+                    f"the same. To train on folds 1 to 8, each once: --corpus ptb_xl --data_dir {place}."
                 )
     return None

@@ -64,7 +64,7 @@ def failures_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each kind of failure that the lines show, by its name, and since which step."""
     since: dict[str, int] = {}
     for count, line in enumerate(lines, start=1):
-        if "teacher_rank_me" in line and (said := failure(lines[:count])):
+        if "student_rank_me" in line and (said := failure(lines[:count])):
             since.setdefault(said.split(":")[0], line["step"])
     return [f"{kind}, seen since step {step:,}" for kind, step in since.items()]
 

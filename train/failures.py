@@ -16,7 +16,7 @@ patch is, not what it holds. The loss looks good and means nothing. On small dat
 --patch_initializer_range 0.4 --position_scale 0.2 --target_centering true."""
 
 RANK_COLLAPSE = """\
-Rank collapse: the teacher's patches use {teacher_rank_me:.1f} directions, at the start {start:.1f}. Embeddings become
+Rank collapse: the {who}'s patches use {now:.1f} directions, at the start {start:.1f}. Embeddings become
 alike. Lower --learning_rate, lengthen --warmup_steps, or raise --momentum_start."""
 
 MOMENTUM_TOO_LOW = """\
@@ -30,7 +30,7 @@ def failure(lines: Sequence[Line]) -> str | None:
     Args:
         lines: what `watching.Watch` wrote so far, the first from before the first step.
     """
-    if not lines:
+    if len(lines) < 2:  # before the first step nothing has failed yet: the paper's settings begin so and may climb
         return None
     return next(filter(None, (signature(lines) for signature in _SIGNATURES)), None)
 
@@ -41,9 +41,11 @@ def _collapse_onto_positions(lines: Sequence[Line]) -> str | None:
 
 
 def _rank_collapse(lines: Sequence[Line]) -> str | None:
-    start = lines[0]["teacher_rank_me"]
-    low = lines[-1]["teacher_rank_me"] < LEAST_RANK_SHARE * start
-    return RANK_COLLAPSE.format(**lines[-1], start=start) if low else None
+    for who in ("teacher", "student"):
+        start, now = lines[0][f"{who}_rank_me"], lines[-1][f"{who}_rank_me"]
+        if now < LEAST_RANK_SHARE * start:
+            return RANK_COLLAPSE.format(who=who, now=now, start=start)
+    return None
 
 
 def _momentum_too_low(lines: Sequence[Line]) -> str | None:

@@ -198,7 +198,10 @@ class PretrainOptions:
             for value in _as_list(getattr(self, name)):
                 _require(value in known, name, value, f"is none of {', '.join(known)}")
         labelled = self.probe_corpus is None or self.probe_steps > 0
-        _require(labelled, "probe_corpus", self.probe_corpus, "is probed every --probe_steps steps; give those too")
+        title = self.probe_corpus and self.probe_corpus.title
+        _require(labelled, "probe_corpus", title, "is probed every --probe_steps steps; give those too")
+        probed = self.probe_steps == 0 or self.probe_corpus is not None or probe > 0
+        _require(probed, "probe_steps", self.probe_steps, "need --probe_records or --probe_corpus to probe")
         _require(probe == 0 or probe >= 20, "probe_records", probe, "must be 0, or at least 20: intervals need records")
         rule = "are synthetic ECGs, which say nothing of a model of another signal; give 0"
         _require(probe == 0 or self.modality != "other", "probe_records", probe, rule)

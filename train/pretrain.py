@@ -10,6 +10,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from dataset_scripts.skipped import SkippedRecord
 from modeling_ecg_jepa import (
+    EcgJepaConfig,
     EcgJepaConfigError,
     EcgJepaDataCollator,
     EcgJepaError,
@@ -36,6 +38,7 @@ from .checkpoints import (
     TrainLog,
     find_checkpoint,
     load_state,
+    only_run,
     prepare_output_dir,
     read_progress,
     save_checkpoint,
@@ -59,6 +62,7 @@ from .starting import (
     start_accelerator,
     start_trackers,
     start_watch,
+    warnings_of,
 )
 from .stopping import NotFiniteError, blame, ends_in_words, how_to_go_on
 from .watching import Watch
@@ -185,20 +189,26 @@ def checkpoint(accelerator: Accelerator, options: PretrainOptions, loader: DataL
 
 
 def pretrain(options: PretrainOptions) -> dict[str, Any]:
-    """A whole run: records, training, the saved model, probe and report. Returns what `training_state.json` holds.
+    """A whole run, alone in its output folder. Returns what `training_state.json` holds.
 
     Raises:
         EcgJepaError: options, data or an output folder that no run can be made of, or what ended the run too soon.
     """
-    started = time.perf_counter()
     config = options.model_config()
-    extractor = EcgJepaFeatureExtractor.from_config(config)
     accelerator = start_accelerator(options)
-    main = accelerator.is_main_process
     folder = Path(options.output_dir)
-    if main:
-        prepare_output_dir(folder, options.overwrite, options.resume_from_checkpoint)
-    accelerator.wait_for_everyone()
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            held.enter_context(only_run(folder))
+            prepare_output_dir(folder, options.overwrite, options.resume_from_checkpoint)
+        accelerator.wait_for_everyone()
+        return run(accelerator, options, config, folder)
+
+
+def run(accelerator: Accelerator, options: PretrainOptions, config: EcgJepaConfig, folder: Path) -> dict[str, Any]:
+    """Records, training, the saved model, probe and report."""
+    started, main = time.perf_counter(), accelerator.is_main_process
+    extractor = EcgJepaFeatureExtractor.from_config(config)
     resumed = find_checkpoint(options.resume_from_checkpoint, folder)
     records, skipped = load_records(options, extractor, quiet=not accelerator.is_local_main_process)
 
@@ -215,7 +225,7 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     header = describe(options, config, accelerator, len(records))
     log = TrainLog(folder, header, so_far["lines"] if so_far else ()) if main else None
     if main:
-        print(describe_start(header))
+        print(describe_start(header, len(skipped)), *warnings_of(options), sep="\n", flush=True)
     start_trackers(accelerator, options)
     with ends_in_words(accelerator, folder):
         watch = start_watch(options, accelerator, bare, records, extractor, log, so_far)
@@ -249,7 +259,10 @@ def save_and_say(
     if accelerator.scaler is None and not is_guarded(accelerator):
         return f"{said} {how_to_go_on(Path(options.output_dir))}"
     saved = checkpoint(accelerator, options, loader, watch)
-    return f"{said} The run without that step is saved: --resume_from_checkpoint latest goes on from {saved}."
+    return (
+        f"{said} The run without that step is saved: with the same options --resume_from_checkpoint latest goes on "
+        f"from {saved}."
+    )
 
 
 def run_probe(options: PretrainOptions, folder: Path, extractor: EcgJepaFeatureExtractor) -> dict[str, HeartRateProbe]:
@@ -286,11 +299,19 @@ def summarise(
             "floor": options.min_content_share,
             "held": min(shares) >= options.min_content_share,
         },
+        "online_probe": online_probe_of(watch.lines),
         "heart_rate_probe": probes
         and {name: dataclasses.asdict(probe) | {"beats_random": probe.beats_random} for name, probe in probes.items()},
         "seconds": round(seconds, 1),
         "options": dataclasses.asdict(options),
     }
+
+
+def online_probe_of(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first and the last line of the online probe, its numbers only; nothing without one."""
+    probed = [{name: line[name] for name in line if name == "step" or name.startswith("probe_")} for line in lines]
+    probed = [line for line in probed if len(line) > 1]
+    return [probed[0], probed[-1]] if probed else []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from dataset_scripts.records import read_record
 from dataset_scripts.skipped import SkippedRecord, list_skipped
 
 from .checkpoints import LOG, PRETRAINING, STATE
+from .failures import LEAST_CONTENT_SHARE
 
 #: A real recording that comes with the repository, embedded at the end of every run.
 EXAMPLE_RECORD = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "records" / "ptb-xl" / "00001_hr"
@@ -25,6 +26,8 @@ def report(folder: Path, state: dict[str, Any]) -> None:
     parts = [describe_content(state["content_share"])]
     if state["heart_rate_probe"]:
         parts.append(describe_probe(state["heart_rate_probe"], state["options"]["probe_records"] // 2, state["steps"]))
+    if state["online_probe"]:
+        parts.append(describe_online_probe(*state["online_probe"]))
     if state["records_left_out"]:
         skipped = [SkippedRecord(**record) for record in state["records_left_out"]]
         parts.append("\n".join([f"{len(skipped):,} records were left out:", *list_skipped(skipped, most=10)]))
@@ -40,7 +43,19 @@ def describe_content(share: dict[str, Any]) -> str:
         f"{share['at_end']:.3f} at the end, never below {share['lowest']:.3f}; "
         f"floor {share['floor']:g} {'held' if share['held'] else 'NOT HELD'}."
     )
-    return text if share["held"] else f"{text}\n{COLLAPSE_WARNING}"
+    return text if share["held"] and share["at_end"] >= LEAST_CONTENT_SHARE else f"{text}\n{COLLAPSE_WARNING}"
+
+
+def describe_online_probe(first: dict[str, Any], last: dict[str, Any]) -> str:
+    """What the last online probe read off the student, beside what it read before the first step."""
+    names = {"probe_auroc": "macro AUROC of labels", "probe_bpm": "error of heart rate in bpm"}
+    lines = [f"Online probe of the student at step {last['step']:,} (at step {first['step']:,}):"]
+    for key, name in names.items():
+        for pooling, words in _POOLINGS.items():
+            before, after = (line.get(f"{key}_{pooling}") for line in (first, last))
+            if before is not None and after is not None:
+                lines.append(f"  {name}, {words}: {after:.3f} ({before:.3f})")
+    return "\n".join(lines)
 
 
 #: How the embeddings of `diagnostics.embed` are called in words.

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import os
 import platform
-import sys
 from typing import Any
 
 import accelerate
@@ -117,11 +116,17 @@ def load_records(
 def load_waveforms(
     options: PretrainOptions, extractor: EcgJepaFeatureExtractor, quiet: bool
 ) -> tuple[Dataset, list[SkippedRecord]]:
-    """Records of `data_dir`, or synthetic ones."""
+    """Records of `data_dir`, or synthetic ones.
+
+    Raises:
+        EcgJepaConfigError: a model of another signal; these are ECGs.
+    """
+    if options.modality == "other":
+        raise EcgJepaConfigError(
+            "modality='other' needs recordings of its own: --corpus prepared:FOLDER, made as the README shows under "
+            '"Other signals".'
+        )
     if options.data_dir:
-        warning = held_out_warning(options.data_dir)
-        if warning and not quiet:
-            print(warning, file=sys.stderr)
         source: Dataset = WfdbRecords(extractor, options.data_dir)
         title = "reading records"
     else:
@@ -219,17 +224,23 @@ def describe(
     }
 
 
-def describe_start(header: dict[str, Any]) -> str:
-    """The header of the log in a sentence, and what a launcher may have done silently."""
+def describe_start(header: dict[str, Any], left_out: int) -> str:
+    """The header of the log in a sentence."""
     count = header["processes"]
     text = (
         f"{header['records']:,} records, {header['records_a_step']} a step ({count} process{'es' * (count > 1)}), "
         f"{header['steps_an_epoch']:,} steps an epoch; {header['device']}, mixed precision {header['mixed_precision']}"
     )
+    return f"{text}\n{left_out:,} records are left out; the end of the run lists why." if left_out else text
+
+
+def warnings_of(options: PretrainOptions) -> list[str]:
+    """What to know of a run's records, and what a launcher did silently."""
+    warnings = [held_out_warning(options.data_dir)] if options.data_dir and not options.corpus else []
     # What accelerate launch sets for several processes, and what it then does not set on a CPU, where it starts one.
-    if count == 1 and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
-        text += (
-            "\nWARNING: the launcher was asked for several processes and started one. On CPUs: torchrun "
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        warnings.append(
+            "WARNING: the launcher was asked for several processes and started one. On CPUs: torchrun "
             "--nproc_per_node N -m train.pretrain ..."
         )
-    return text
+    return [warning for warning in warnings if warning]

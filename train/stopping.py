@@ -46,7 +46,8 @@ def blame(accelerator: Accelerator, loader: DataLoader, parts: int, error: NotFi
         )
     return (
         f"{error.measured} at {batch}. Its records are sound: {', '.join(named[:_MOST_NAMED])}, ... So training "
-        "diverges: lower --learning_rate, lengthen --warmup_steps, and with --mixed_precision fp16 use bf16 or no."
+        "diverges: start another run with a lower --learning_rate or a longer --warmup_steps; with --mixed_precision "
+        "fp16 use bf16 or no."
     )
 
 

@@ -143,6 +143,7 @@ class Watch:
         self.log.write(line)
         self.accelerator.log({name: value for name, value in line.items() if value is not None}, step=line["step"])
         shown = {"loss": "loss", "learning_rate": "lr", "momentum": "momentum", "content_share": "content"}
+        shown |= {"probe_auroc_lead": "AUROC", "probe_bpm_lead": "bpm"}
         words = [f"{word} {line[name]:.4g}" for name, word in shown.items() if name in line]
         if "records_per_second" in line:
             words.append(f"{line['records_per_second']:.0f} records/s")

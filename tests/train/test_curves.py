@@ -32,7 +32,12 @@ def test_there_is_a_panel_for_each_measure_that_was_logged():
 
 
 def test_a_collapse_stands_in_the_title_and_its_share_can_be_read():
-    measures = {"teacher_rank_me": 20.0, "student_teacher_distance": 0.1, "learning_rate": 1e-3}
+    measures = {
+        "teacher_rank_me": 20.0,
+        "student_rank_me": 20.0,
+        "student_teacher_distance": 0.1,
+        "learning_rate": 1e-3,
+    }
     collapsing = [line | measures | {"content_share": 0.5 * 0.01**place} for place, line in enumerate(LINES)]
     figure = draw_curves(collapsing, "a run")
     assert figure.get_suptitle() == "a run\nCollapse onto positions, seen since step 10"

@@ -14,7 +14,14 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoModelForPreTraining
 
-from modeling_ecg_jepa import EcgJepaDataCollator, EcgJepaError, EcgJepaFeatureExtractor, EcgJepaForPreTraining
+from modeling_ecg_jepa import (
+    EcgJepaDataCollator,
+    EcgJepaError,
+    EcgJepaFeatureExtractor,
+    EcgJepaForPreTraining,
+    EcgJepaOutputError,
+)
+from train.checkpoints import only_run
 from train.data import MemoryRecords, SyntheticRecords
 from train.options import PretrainOptions
 from train.pretrain import drop_leads, main, pretrain, scheduled, train_loop
@@ -257,6 +264,25 @@ def test_the_command_reports_errors_in_a_sentence(tmp_path, capsys):
     (tmp_path / "run" / "config.json").write_text("{}")
     assert main(words) == 1
     assert "holds another run" in capsys.readouterr().err
+
+
+def test_a_folder_that_a_run_still_writes_to_is_refused_and_stays_as_it_is(tmp_path):
+    (tmp_path / "train_log.jsonl").write_text("its log")
+    with only_run(tmp_path), pytest.raises(EcgJepaOutputError, match="A run that is still going writes to"):
+        pretrain(dataclasses.replace(SMALL, output_dir=str(tmp_path), overwrite=True))
+    assert (tmp_path / "train_log.jsonl").read_text() == "its log"
+
+
+def test_records_that_were_left_out_are_counted_before_training_begins(tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(ROOT / "tests" / "fixtures" / "records" / "ptb-xl", data)
+    (data / "lost.hea").write_text((data / "00001_hr.hea").read_text().replace("00001_hr", "lost"))
+    (tmp_path / "ptbxl_database.csv").write_text("")
+    options = dataclasses.replace(SMALL, data_dir=[str(data)], output_dir=str(tmp_path / "run"), batch_size=2)
+    pretrain(dataclasses.replace(options, max_steps=1, logging_steps=1))
+    start = capsys.readouterr().out.split("Content share")[0]
+    assert "1 records are left out; the end of the run lists why." in start
+    assert "belongs to PTB-XL" in start
 
 
 # Leads hidden in training ---------------------------------------------------------------------------------------------

@@ -98,7 +98,8 @@ def test_when_a_reading_process_is_killed_the_run_says_why_that_may_be_and_how_t
             os.kill(int(reader), signal.SIGKILL)
         said = process.communicate(timeout=120)[1]
     assert process.returncode == 1
-    assert re.search(r"error: A process that reads records for training is gone .*Killed.*--num_workers", said), said
+    gone = r"error: A process that reads records for training is gone .*(Killed|exited unexpectedly).*--num_workers"
+    assert re.search(gone, said), said
     assert re.search(r"newest checkpoint is .*checkpoint-\d+: --resume_from_checkpoint latest goes on", said), said
 
 
@@ -141,6 +142,12 @@ def test_a_step_larger_than_the_data_says_what_it_is_made_of(tmp_path):
     options = dataclasses.replace(OPTIONS, output_dir=str(tmp_path), gradient_accumulation_steps=7)
     rule = r"batch_size=2 x gradient_accumulation_steps=7 is more than the 12 usable records"
     with pytest.raises(EcgJepaConfigError, match=rule):
+        pretrain(options)
+
+
+def test_a_model_of_another_signal_needs_recordings_of_its_own(tmp_path):
+    options = dataclasses.replace(OPTIONS, output_dir=str(tmp_path), modality="other", leads=["x", "y"])
+    with pytest.raises(EcgJepaConfigError, match="modality='other' needs recordings of its own: --corpus prepared:"):
         pretrain(options)
 
 

@@ -15,6 +15,7 @@ from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaFeatureExtractor
 from train.online_probe import INVERSE_PENALTY, label_auroc, labelled_records
 from train.options import CorpusChoice, PretrainOptions
 from train.pretrain import pretrain
+from train.report import describe_online_probe
 
 CLASSES = ["sinus_rhythm", "atrial_fibrillation", "left_bundle_branch_block"]
 LABELLED = CorpusChoice("synthetic", options={"records": 40, "classes": CLASSES})
@@ -46,6 +47,16 @@ def test_every_so_many_steps_heart_rate_and_labels_are_read_off_the_student(prob
     for line in log_of(probed):
         assert 0 < line["probe_bpm_mean"] < 100 and 0 < line["probe_bpm_lead"] < 100
         assert 0 <= line["probe_auroc_mean"] <= 1 and 0 <= line["probe_auroc_lead"] <= 1
+
+
+def test_the_summary_has_what_the_probe_read_first_and_last(probed):
+    first, last = json.loads((probed / "training_state.json").read_text())["online_probe"]
+    lines = log_of(probed)
+    assert (first["step"], last["step"]) == (0, 4)
+    assert last["probe_auroc_lead"] == lines[-1]["probe_auroc_lead"]
+    assert f"macro AUROC of labels, mean a lead, side by side: {last['probe_auroc_lead']:.3f}" in describe_online_probe(
+        first, last
+    )
 
 
 def test_the_probe_changes_nothing_of_what_is_learned(probed, tmp_path):
