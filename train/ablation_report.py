@@ -238,9 +238,7 @@ def draw(results: Mapping[str, Any]) -> Figure:
             axes, (name, sign, _) = grid[row, column], MEASURES[measure]
             _draw_panel(axes, entries, view, measure)
             better = "more is better" if sign > 0 else "less is better"
-            axes.set_title(
-                f"{name}, {view} ({better})" if entries is variants else f"gain in it, {view} (above 0: better)"
-            )
+            axes.set_title(f"{name}, {view} ({better})" if entries is variants else f"gain, {view} (above 0 is better)")
             if entries is gains:
                 axes.axvline(0, color="black", linewidth=1)
     records, seeds = results["records"], len(results["seeds"])
