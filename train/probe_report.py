@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -148,8 +147,16 @@ def save_plot(results: Mapping[str, Any], file: Path) -> None:
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     labels = [label for label in (*(label for _, label in _KINDS.values()), _EACH_SEED) if label in handles]
-    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=5, frameon=False)
-    with whole_file(file) as unfinished, matplotlib.rc_context({"font.size": 9}):
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=5,
+        fontsize=9,
+        columnspacing=1.2,
+        frameon=False,
+    )
+    with whole_file(file) as unfinished:
         figure.savefig(unfinished, format="png", dpi=130)
 
 
