@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaOutputError
 
+from . import probing
 from .ablation_cells import load_records, measure, start, step_seconds, train, training_records, truth
 from .ablation_report import (
     CELLS,
@@ -165,6 +166,7 @@ def identify(name: str, options: PretrainOptions) -> dict[str, Any]:
         "experiment": name,
         "equal": experiment.equal,
         "views": experiment.views,
+        "probe": probing.SETTINGS,
         "options": {key: value for key, value in dataclasses.asdict(options).items() if key not in _FREE},
         "variants": [dataclasses.asdict(variant) for variant in experiment.variants],
     }

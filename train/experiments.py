@@ -88,6 +88,7 @@ NUM_MASKS = Experiment(
     "teacher, one of its three reasons for needing a fraction of the time; I-JEPA (2301.08243) predicts four blocks a "
     "pass; ECG-JEPA uses one mask.",
     equal="time",
+    seeds=(0, 1, 2, 3, 4),
     variants=[
         Variant(RANDOM_WEIGHTS, trained=False),
         Variant("1 mask", {"num_masks": 1}, against=(RANDOM_WEIGHTS,)),
