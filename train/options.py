@@ -22,7 +22,8 @@ PREPARED = "prepared"
 
 @dataclasses.dataclass(frozen=True)
 class CorpusChoice:
-    """One corpus of a run: `NAME`, `NAME:FOLDER` or `NAME:FOLDER:WEIGHT` on the command line, keys in a recipe.
+    """One corpus of a run: `NAME`, `NAME:FOLDER` or `NAME:FOLDER:WEIGHT` on the command line, or there too the keys of
+    a recipe: `{name: NAME, OPTION: VALUE}`.
 
     Args:
         name: of a corpus, "challenge2021/georgia" for one of several configurations; or "prepared".
@@ -48,9 +49,11 @@ class CorpusChoice:
     def read(cls, value: Any) -> "CorpusChoice":
         """
         Raises:
-            TypeError, ValueError: a value that is neither such a word nor such a mapping.
+            TypeError, ValueError, YAMLError: a value that is neither such a word nor such a mapping.
         """
-        if isinstance(value, str):
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = yaml.safe_load(value)
+        elif isinstance(value, str):
             name, _, rest = value.partition(":")
             folder, _, weight = rest.rpartition(":")
             if not re.fullmatch(r"[0-9.]+", weight) or not folder:
@@ -104,9 +107,9 @@ class PretrainOptions:
     corpus: Annotated[
         list[CorpusChoice] | None,
         "data",
-        "corpora, their training parts: NAME (in --data_dir, or downloaded), NAME:FOLDER or NAME:FOLDER:WEIGHT, where "
-        "a record of weight 2 is drawn twice as often as others; NAME is that of a corpus (ptb_xl, code15, "
-        "challenge2021/georgia, ...) or `prepared` for a folder of ecg-jepa prepare",
+        "corpora, their training parts: NAME (in --data_dir, or downloaded), NAME:FOLDER, NAME:FOLDER:WEIGHT, where a "
+        "record of weight 2 is drawn twice as often as others, or '{name: NAME, OPTION: VALUE}'; NAME is that of a "
+        "corpus (ptb_xl, code15, challenge2021/georgia, ...) or `prepared` for a folder of ecg-jepa prepare",
     ] = None
     allow_held_out: Annotated[
         bool, "data", "also the corpora's validation and test parts, on which models are judged"
@@ -274,7 +277,7 @@ def read_recipe(path: str) -> dict[str, Any]:
             values[name] = _as_kind(value, _TYPES[name])
         except EcgJepaConfigError as error:
             raise EcgJepaConfigError(f"{path}: {name}: {error}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, yaml.YAMLError) as error:
             raise EcgJepaConfigError(f"{path}: {name}: {value!r} is not {_in_words(_TYPES[name])}.") from error
     return values
 

@@ -77,7 +77,7 @@ def read_corpus(text: str, data_dir: str | None, label_set: str | None, files: i
         EcgJepaConfigError: it names no corpus, or two folders.
     """
     try:
-        choice = CorpusChoice.read(yaml.safe_load(text) if text.lstrip().startswith("{") else text)
+        choice = CorpusChoice.read(text)
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise EcgJepaConfigError(
             f"--corpus {text}: {error}. Write NAME, NAME:FOLDER, or '{{name: NAME, OPTION: VALUE}}'."

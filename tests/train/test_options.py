@@ -80,6 +80,14 @@ def test_numbers_without_a_dot_are_numbers_in_yaml_too(recipe):
     assert read_options(["--config", recipe("learning_rate: 1e-3\n")]).learning_rate == 1e-3
 
 
+def test_a_corpus_on_the_command_line_may_have_the_options_of_a_recipe(recipe):
+    mapping = "{name: ptb_xl, data_dir: somewhere, files: 100}"
+    written = read_options(["--config", recipe(f"corpus: [{mapping}]")]).corpus
+    assert read_options(["--corpus", mapping]).corpus == written
+    assert written[0].options == {"files": 100}
+    assert "is not a corpus" in refusal(["--corpus", "{name: ptb_xl"])
+
+
 def test_dashes_and_underscores_are_alike():
     spellings = (["--max-steps", "9"], ["--max_steps", "9"], ["--max-steps=9"], ["--max_steps=9"])
     assert [read_options(words).max_steps for words in spellings] == [9] * 4
