@@ -1,7 +1,5 @@
 """Embeddings of a frozen encoder, a vector a lead and layer, kept by the hash of all that they follow from."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,28 +11,11 @@ from dataset_scripts.outputs import whole_file
 from modeling_ecg_jepa import (
     EcgJepaConfig,
     EcgJepaConfigError,
-    EcgJepaFeatureExtractor,
     EcgJepaModel,
     EcgJepaOutputError,
 )
 
 from .probe_records import ProbeRecords
-
-#: What a configuration says beside the sizes and options that decide an embedding.
-BESIDE_THE_POINT = {"transformers_version", "_name_or_path", "architectures", "auto_map", "dtype"}
-
-
-def encoder_sha256(model: EcgJepaModel, extractor: EcgJepaFeatureExtractor) -> str:
-    """Over weights, configuration and extractor: equal hashes give equal embeddings of equal records."""
-    settings = [
-        {name: value for name, value in part.to_dict().items() if name not in BESIDE_THE_POINT}
-        for part in (model.config, extractor)
-    ]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, weights in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def layer_number(layer: int, config: EcgJepaConfig, name: str) -> int:
@@ -84,7 +65,7 @@ class EmbeddingCache:
         """(records, layers, leads, channels), read where they are there and computed where not.
 
         Args:
-            sha256: `encoder_sha256` of the model.
+            sha256: `checkpoint.encoder_sha256` of the model.
             layers: from 0 to the number of layers.
             title: of the progress bar.
 

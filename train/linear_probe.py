@@ -203,7 +203,7 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
 
 
 def pretraining_of(folder: Path) -> dict[str, Any] | None:
-    """Steps, records and corpora of the run that left a checkpoint; None where it does not tell."""
+    """Steps, records, corpora and all options of the run that left a checkpoint; None where it does not tell."""
     if not (folder / STATE).is_file():
         return None
     state = read_json(folder / STATE)
@@ -211,6 +211,7 @@ def pretraining_of(folder: Path) -> dict[str, Any] | None:
     return {
         **{name: state.get(name) for name in ("steps", "records", "seed")},
         **{name: told.get(name) for name in ("corpus", "data_dir", "allow_held_out")},
+        "options": told,
     }
 
 

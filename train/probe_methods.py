@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from modeling_ecg_jepa import EcgJepaCheckpointError, EcgJepaFeatureExtractor, EcgJepaModel
-from modeling_ecg_jepa.tools.checkpoint import checkpoint_folder, load_encoder
+from modeling_ecg_jepa.tools.checkpoint import BESIDE_THE_POINT, checkpoint_folder, encoder_sha256, load_encoder
 
 from . import probing
 from .baselines import NETWORK, STATISTICS, fit_network, lead_statistics
-from .embeddings import BESIDE_THE_POINT, EmbeddingCache, encoder_sha256, layer_number, pooled
+from .embeddings import EmbeddingCache, layer_number, pooled
 from .probe_records import Part, ProbeRecords
 from .probing import Fitted
 

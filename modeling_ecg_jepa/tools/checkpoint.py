@@ -16,6 +16,9 @@ from ..modeling_ecg_jepa import EcgJepaModel
 
 CONFIG, EXTRACTOR_CONFIG = "config.json", "preprocessor_config.json"
 
+#: What a configuration says beside the sizes and options that decide an embedding.
+BESIDE_THE_POINT = {"transformers_version", "_name_or_path", "architectures", "auto_map", "dtype"}
+
 # What a checkpoint may hold beside the encoder: the rest of pretraining, and heads.
 _BESIDE_THE_ENCODER = ("teacher.", "predictor.", "target_mean", "classifier.", "regressor.")
 
@@ -69,6 +72,19 @@ def file_sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def encoder_sha256(model: EcgJepaModel, extractor: EcgJepaFeatureExtractor) -> str:
+    """Over weights, configuration and extractor: equal hashes give equal embeddings of equal records."""
+    settings = [
+        {name: value for name, value in part.to_dict().items() if name not in BESIDE_THE_POINT}
+        for part in (model.config, extractor)
+    ]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, weights in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_encoder(
@@ -127,10 +143,12 @@ def choose_device(name: str) -> torch.device:
 
 
 __all__ = [
+    "BESIDE_THE_POINT",
     "CONFIG",
     "EXTRACTOR_CONFIG",
     "checkpoint_folder",
     "choose_device",
+    "encoder_sha256",
     "file_sha256",
     "load_encoder",
     "read_json",

@@ -36,6 +36,7 @@ def describe(model: str | os.PathLike) -> dict[str, Any]:
         "parameters": {"encoder": encoder_parameters(config), "stored": stored_values(folder)},
         "sizes": {name: getattr(config, name) for name in _SIZES},
         "input": {
+            "modality": config.modality,
             "leads": list(config.leads),
             "sampling_rate": config.sampling_rate,
             "patch_size": config.patch_size,
@@ -115,6 +116,7 @@ def in_words(description: dict[str, Any]) -> list[str]:
         f"sizes            hidden {sizes['hidden_size']}, {sizes['num_hidden_layers']} layers, "
         f"{sizes['num_attention_heads']} heads, MLP {sizes['mlp_ratio']}x, {sizes['pooling']} pooling",
         f"parameters       {description['parameters']['encoder']:,} in the encoder; stored values: {parts}",
+        f"modality         {given['modality']}",
         f"leads            {len(given['leads'])}: {', '.join(given['leads'])}",
         f"sampling rate    {given['sampling_rate']} Hz",
         f"patch            {given['patch_size']} samples ({given['patch_size'] / given['sampling_rate']:g} s)",

@@ -11,6 +11,7 @@ from modeling_ecg_jepa import (
     EcgJepaForMultiLabelClassification,
     EcgJepaForPreTraining,
     EcgJepaForRegression,
+    EcgJepaModel,
 )
 from modeling_ecg_jepa.tools.info import describe, encoder_parameters, in_words
 
@@ -40,6 +41,13 @@ def test_the_parts_of_a_pretraining_checkpoint_are_counted(tmp_path):
     stored = describe(tmp_path)["parameters"]["stored"]
     for part in ("encoder", "teacher", "predictor"):
         assert stored[part] == sum(parameter.numel() for parameter in getattr(model, part).parameters())
+
+
+def test_another_signal_than_an_ecg_is_named(tmp_path):
+    config = EcgJepaConfig.from_preset("tiny", **(TINY | {"leads": ["Fz", "Cz"], "modality": "other"}))
+    EcgJepaModel(config).save_pretrained(tmp_path)
+    assert describe(tmp_path)["input"]["modality"] == "other"
+    assert "modality         other" in in_words(describe(tmp_path))
 
 
 def test_labels_are_named(tmp_path):

@@ -7,9 +7,9 @@ from probe_corpus import load_rows, make_rows, save_encoder, without_lead
 from tqdm import tqdm
 
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaOutputError
-from modeling_ecg_jepa.tools.checkpoint import load_encoder
+from modeling_ecg_jepa.tools.checkpoint import encoder_sha256, load_encoder
 from train import embeddings
-from train.embeddings import EmbeddingCache, embed_by_lead, encoder_sha256, layer_number, pooled
+from train.embeddings import EmbeddingCache, embed_by_lead, layer_number, pooled
 
 
 @pytest.fixture(scope="module")

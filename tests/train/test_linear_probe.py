@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 from modeling_ecg_jepa import EcgJepaCheckpointError, EcgJepaConfigError, EcgJepaOutputError
 from train import probe_methods
 from train.baselines import NETWORK
-from train.linear_probe import main, probe
+from train.linear_probe import main, pretraining_of, probe
+from train.options import PretrainOptions
 from train.probe_options import ProbeOptions, read_probe_options
 from train.probing import SETTINGS
 
@@ -103,6 +104,15 @@ def test_the_json_says_where_the_numbers_come_from(finished, rows, setup):
     assert "has seen the records of folds 1-8" in results["leakage"] and "folds 9 and 10 not" in results["leakage"]
     assert results["models"][0]["pretraining"] is None and results["models"][0]["hidden_size"] == 16
     assert results["tables"][0]["resampled"] == "patients (16), and records where the patient is unknown (32)"
+
+
+def test_a_model_tells_all_options_of_its_pretraining(tmp_path):
+    options = dataclasses.asdict(PretrainOptions(max_steps=20, learning_rate=1e-3))
+    state = {"schema_version": 1, "steps": 20, "records": 8, "seed": 0, "options": options}
+    (tmp_path / "training_state.json").write_text(json.dumps(state))
+    told = pretraining_of(tmp_path)
+    assert told["options"] == options
+    assert (told["steps"], told["records"], told["corpus"]) == (20, 8, None)
 
 
 def test_numbers_are_scikit_learns_on_the_scores_of_the_cells(finished, rows):
