@@ -139,7 +139,7 @@ def describe_run(options: ProbeOptions, encoders: Sequence[Encoder], records: Pr
     return {
         "schema_version": SCHEMA_VERSION,
         "command": shlex.join(["python", "-m", "train.linear_probe", *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": checkout_commit(),
         "versions": {
             "ecg_jepa": modeling_ecg_jepa.__version__,
             "python": platform.python_version(),
@@ -215,7 +215,7 @@ def pretraining_of(folder: Path) -> dict[str, Any] | None:
     }
 
 
-def _commit() -> str | None:
+def checkout_commit() -> str | None:
     """Of the checkout that this runs from, with a mark where files differ from it; None outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:

@@ -119,7 +119,7 @@ def load_probe_records(
         raise EcgJepaConfigError(
             f"{choice.title} has no usable record in the folds {', '.join(map(str, folds))}; it has {there}."
         )
-    duplicates = _leave_out_duplicates(windows, all_folds, quiet)
+    duplicates = leave_out_duplicates(windows, all_folds, quiet)
     usable = windows.usable
     columns = {name: windows.rows.column(name) for name in ("record_id", "patient_id")}
     return ProbeRecords(
@@ -190,7 +190,15 @@ class RowRecording(Recording):
         )
 
 
-def _leave_out_duplicates(windows: Windows, folds: np.ndarray, quiet: bool) -> list[DuplicatePair]:
+def leave_out_duplicates(windows: Windows, folds: np.ndarray, quiet: bool) -> list[DuplicatePair]:
+    """Drop from `windows.usable`, of recordings that are the same signal, all but that of the lowest fold.
+
+    Args:
+        folds: of each row of `windows.rows`.
+
+    Raises:
+        EcgJepaConfigError: a patient in several folds.
+    """
     ids, patients = (windows.rows.column(name) for name in ("record_id", "patient_id"))
     recordings = [
         RowRecording(
