@@ -1,13 +1,14 @@
-"""The options of pretraining: one flat dataclass, filled from a YAML recipe and then from the command line."""
+"""Options as one flat dataclass, filled from a YAML recipe and then from the command line; those of pretraining."""
 
 import argparse
 import dataclasses
 import difflib
+import functools
 import re
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -81,6 +82,14 @@ class PretrainOptions:
     Raises:
         EcgJepaConfigError: a value that describes no run.
     """
+
+    #: How `--help` begins and ends.
+    HELP: ClassVar[dict[str, str]] = {
+        "prog": "accelerate launch -m train.pretrain",
+        "description": "Pretrain ECG-JEPA (arXiv 2410.08559) and leave a folder that AutoModel loads.",
+        "epilog": "Options may be spelt with dashes or underscores. Example: accelerate launch -m train.pretrain "
+        "--config train/recipes/quickstart.yaml --data_dir RECORDS --output_dir runs/mine",
+    }
 
     output_dir: Annotated[str, "run", "folder for the model, the log and the summary"] = "runs/pretrain"
     overwrite: Annotated[bool, "run", "replace the run that is in the output folder"] = False
@@ -228,33 +237,45 @@ class PretrainOptions:
         Raises:
             EcgJepaConfigError: values that describe no model.
         """
-        names = [name for name, (section, _) in _MEANINGS.items() if section == "model" and name != "preset"]
+        meanings = _meanings(PretrainOptions)
+        names = [name for name, (section, _) in meanings.items() if section == "model" and name != "preset"]
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return EcgJepaConfig.from_preset(self.preset, **given)
 
 
-_TYPES = get_type_hints(PretrainOptions)
-_MEANINGS = {
-    name: get_args(annotation)[1:] for name, annotation in get_type_hints(PretrainOptions, include_extras=True).items()
-}
+Options = TypeVar("Options")
+"""A dataclass as `PretrainOptions`: every field annotated with its section and meaning, and `HELP`."""
 
 
-def read_options(arguments: Sequence[str]) -> PretrainOptions:
+@functools.cache
+def _types(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _meanings(kind: type) -> dict[str, tuple[str, str]]:
+    """Section and meaning of each option."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: get_args(hints[field.name])[1:] for field in dataclasses.fields(kind)}
+
+
+def read_options(arguments: Sequence[str], kind: type[Options] = PretrainOptions) -> Options:
     """Options from a command line; `--config FILE.yaml` is read first, the other options override it.
 
     Raises:
         EcgJepaConfigError: an unknown option (the nearest known one is named), a wrong type, an unreadable recipe.
         SystemExit: after `--help`.
     """
-    given, unknown = _parser().parse_known_args([_with_underscores(text) for text in arguments])
+    given, unknown = _parser(kind).parse_known_args([_with_underscores(text) for text in arguments])
     if unknown:
-        raise EcgJepaConfigError(f"There is no option {unknown[0]!r}.{_nearest(unknown[0])}")
+        raise EcgJepaConfigError(f"There is no option {unknown[0]!r}.{_nearest(unknown[0], kind)}")
     values = vars(given)
     recipe = values.pop("config", None)
-    return PretrainOptions(**{**(read_recipe(recipe) if recipe else {}), **values})
+    return kind(**{**(read_recipe(recipe, kind) if recipe else {}), **values})
 
 
-def read_recipe(path: str) -> dict[str, Any]:
+def read_recipe(path: str, kind: type = PretrainOptions) -> dict[str, Any]:
     """The options in a YAML file.
 
     Raises:
@@ -269,16 +290,16 @@ def read_recipe(path: str) -> dict[str, Any]:
         raise EcgJepaConfigError(f"The recipe {path} is no YAML: {error}") from error
     if not isinstance(recipe, dict):
         raise EcgJepaConfigError(f"The recipe {path} must be lines of `option: value`.")
-    values = {}
+    values, types_of = {}, _types(kind)
     for name, value in recipe.items():
-        if name not in _TYPES:
-            raise EcgJepaConfigError(f"{path}: there is no option {name!r}.{_nearest(str(name))}")
+        if name not in types_of:
+            raise EcgJepaConfigError(f"{path}: there is no option {name!r}.{_nearest(str(name), kind)}")
         try:
-            values[name] = _as_kind(value, _TYPES[name])
+            values[name] = _as_kind(value, types_of[name])
         except EcgJepaConfigError as error:
             raise EcgJepaConfigError(f"{path}: {name}: {error}") from error
         except (TypeError, ValueError, yaml.YAMLError) as error:
-            raise EcgJepaConfigError(f"{path}: {name}: {value!r} is not {_in_words(_TYPES[name])}.") from error
+            raise EcgJepaConfigError(f"{path}: {name}: {value!r} is not {_in_words(types_of[name])}.") from error
     return values
 
 
@@ -342,22 +363,20 @@ class _Parser(argparse.ArgumentParser):
         raise EcgJepaConfigError(f"{message[0].upper()}{message[1:]}. --help explains every option.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(kind: type) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="accelerate launch -m train.pretrain",
-        description="Pretrain ECG-JEPA (arXiv 2410.08559) and leave a folder that AutoModel loads.",
+        **kind.HELP,
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
-        epilog="Options may be spelt with dashes or underscores. Example: accelerate launch -m train.pretrain "
-        "--config train/recipes/quickstart.yaml --data_dir RECORDS --output_dir runs/mine",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML recipe; its keys are the options below")
-    sections = {section: parser.add_argument_group(section) for section, _ in _MEANINGS.values()}
-    for field in dataclasses.fields(PretrainOptions):
-        section, meaning = _MEANINGS[field.name]
+    meanings = _meanings(kind)
+    sections = {section: parser.add_argument_group(section) for section, _ in meanings.values()}
+    for field in dataclasses.fields(kind):
+        section, meaning = meanings[field.name]
         default = "" if field.default is None else f" (default: {str(field.default).replace('False', 'false')})"
-        sections[section].add_argument(f"--{field.name}", help=meaning + default, **_argument(_TYPES[field.name]))
+        sections[section].add_argument(f"--{field.name}", help=meaning + default, **_argument(_types(kind)[field.name]))
     return parser
 
 
@@ -383,9 +402,9 @@ def _with_underscores(text: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
-def _nearest(name: str) -> str:
+def _nearest(name: str, kind: type) -> str:
     name = name.lstrip("-").split("=")[0]
-    near = difflib.get_close_matches(name, [*_TYPES, "config"], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, [*_types(kind), "config"], n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else " --help lists all options."
 
 

@@ -1,5 +1,6 @@
 """Options: recipe and command line say the same things; what is misspelt or mistyped is refused with a remedy."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -176,5 +177,5 @@ def test_help_explains_every_option(capsys):
         read_options(["--help"])
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    assert all(f"--{name} " in printed for name in PretrainOptions.__dataclass_fields__)
+    assert all(f"--{field.name} " in printed for field in dataclasses.fields(PretrainOptions))
     assert "(default: runs/pretrain)" in " ".join(printed.split())
