@@ -85,11 +85,11 @@ def write_card(
         about.description,
         _DISCLAIMER,
         _section("From a row to millivolts", [_TO_MILLIVOLTS.format(split=next(iter(splits)))]),
-        _section("Splits", [_table(_split_rows(splits)), _patients(splits), _manifest(manifest)]),
+        _section("Splits", [markdown_table(_split_rows(splits)), _patients(splits), _manifest(manifest)]),
         _section("Labels", _labels(splits)),
         _section("Plots", [f"![{caption}](plots/{name})\n\n{caption}." for name, caption in plots.items()]),
         _section("Records left out", _left_out(left_out)),
-        _section("Columns", [_table(_column_rows(builder.info.features))]),
+        _section("Columns", [markdown_table(_column_rows(builder.info.features))]),
         _section("How it was made", _making(builder)),
         _section("Licence", [about.license or "Whoever shares this has to say under which licence the records stand."]),
         _section("Citation", [about.citation or "None is known.", f"Homepage: <{about.homepage}>"]),
@@ -136,7 +136,7 @@ def _section(title: str, paragraphs: Iterable[str]) -> str:
     return "\n\n".join([f"## {title}", *paragraphs])
 
 
-def _table(rows: Sequence[Sequence[Any]]) -> str:
+def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; the first row is its head."""
     head, *body = [[_cell(value) for value in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
@@ -194,7 +194,10 @@ def _labels(splits: Mapping[str, SplitStatistics]) -> list[str]:
     counts["no label"] = [statistics.without_label for statistics in splits.values()]
     records = [statistics.records for statistics in splits.values()]
     rows = [[name, *map(_share, holding, records)] for name, holding in counts.items()]
-    return ["Records in which a label holds, and their share of the split.", _table([["label", *splits], *rows])]
+    return [
+        "Records in which a label holds, and their share of the split.",
+        markdown_table([["label", *splits], *rows]),
+    ]
 
 
 def _share(count: int, records: int) -> str:
@@ -213,7 +216,7 @@ def _left_out(left_out: Sequence[SkippedRecord]) -> list[str]:
         which = ", ".join(of_reason[:_LISTED]) + (f", and {more:,} more" if more > 0 else "")
         rows.append([f"by the options: {reason}" if by_choice else reason, len(of_reason), which])
     whole = f"{len(left_out):,} of the source. Each with its whole message: [`{LEFT_OUT}`]({LEFT_OUT})."
-    return [whole, _table(rows)]
+    return [whole, markdown_table(rows)]
 
 
 def _column_rows(features: datasets.Features) -> list[list[str]]:

@@ -231,6 +231,47 @@ def info(
     typer.echo(json.dumps(description, indent=2) if as_json else "\n".join(in_words(description)))
 
 
+@app.command(
+    epilog="Examples:\n\n`ecg-jepa card runs/tiny --results runs/probe/probe.json`\n\n"
+    "`ecg-jepa card runs/tiny --results cv/probe.json --results final/probe.json --compared decisions/probe.json "
+    "--notes notes.md`"
+)
+def card(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="folder of a checkpoint")],
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PROBE.json", help="of `train.linear_probe` on these very weights; may be repeated"),
+    ] = None,
+    compared: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PROBE.json", help="of several variants, compared with the first; may be repeated"),
+    ] = None,
+    notes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Markdown to take over; a number in it that stands in no JSON is refused (a guard against "
+            "slips, no proof)"
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="file to write; README.md in the folder if not given")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace also a file that this command did not write")
+    ] = False,
+) -> None:
+    """Write the model card: what a checkpoint is, what it was trained on, and what was measured.
+
+    Every figure comes from a JSON that a command left: the run's own files, and those that you name. Results of other
+    weights are refused. Without results the card says that nothing is known.
+    """
+    from .card import write_model_card
+
+    _without_loading_bars()
+    path = write_model_card(
+        model, results or [], compared=compared or [], notes=notes, output=output, overwrite=overwrite
+    )
+    typer.echo(f"written  {path}")
+
+
 @app.command(epilog="Example:\n\n`ecg-jepa labels ptb-xl/1.0.3`")
 def labels(
     data_dir: Annotated[Path, typer.Argument(metavar="DATA_DIR", help="folder of PTB-XL, with ptbxl_database.csv")],
