@@ -1,20 +1,52 @@
-"""Metrics and their intervals, against scikit-learn and against resamples drawn one by one."""
+"""Metrics and their intervals, against scikit-learn, torchmetrics, and resamples drawn one by one."""
 
+import socket
 import time
+from pathlib import Path
 
+import evaluate
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+import torch
+from scipy.stats import pearsonr
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    mean_absolute_error,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    binary_sensitivity_at_specificity,
+    multilabel_auroc,
+    multilabel_average_precision,
+)
 
 from modeling_ecg_jepa import EcgJepaInputError
 from train.metrics import (
+    absolute_error,
     auroc,
     average_precision,
+    best_thresholds,
+    brier,
+    correlation,
     estimate,
+    expected_calibration_error,
+    f1,
+    fmax,
     macro,
     macro_values,
+    measures,
+    measures_of_values,
     outcomes,
     resample_patients,
+    sensitivity_at_specificity,
+    summarise,
+    with_intervals,
 )
 
 SCIKIT_LEARN = [(auroc, roc_auc_score), (average_precision, average_precision_score)]
@@ -45,6 +77,147 @@ def test_weights_are_scikit_learns_sample_weights(ours, theirs):
         [theirs(labels[:, place], scores[:, place], sample_weight=row) for place in range(3)] for row in weights
     ]
     np.testing.assert_allclose(ours(labels, scores, weights), expected, atol=1e-12)
+
+
+def probabilities_of(scores: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(0.5 - scores))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranking_and_calibration_equal_torchmetrics(seed):
+    labels, scores = labels_and_scores(120, 4, seed, levels=3)
+    probabilities = probabilities_of(scores)
+    given, truth = torch.tensor(probabilities, dtype=torch.float64), torch.tensor(labels).long()
+    for ours, theirs in ((auroc, multilabel_auroc), (average_precision, multilabel_average_precision)):
+        np.testing.assert_allclose(ours(labels, probabilities), theirs(given, truth, 4, average=None), atol=1e-6)
+    expected = [binary_calibration_error(given[:, place], truth[:, place], n_bins=15) for place in range(4)]
+    np.testing.assert_allclose(expected_calibration_error(labels, probabilities), expected, atol=1e-6)
+    for least in (0.5, 0.9, 1.0):
+        expected = [binary_sensitivity_at_specificity(given[:, k], truth[:, k], least)[0] for k in range(4)]
+        np.testing.assert_allclose(sensitivity_at_specificity(labels, scores, specificity=least), expected, atol=1e-6)
+
+
+def test_weights_are_scikit_learns_for_every_other_metric():
+    labels, scores = labels_and_scores(150, 3, seed=21, levels=4)
+    probabilities = probabilities_of(scores)
+    weights = np.random.default_rng(2).poisson(1.0, (20, 150))
+    found = {
+        "f1": f1(labels, probabilities >= 0.5, weights),
+        "brier": brier(labels, probabilities, weights),
+        "sensitivity": sensitivity_at_specificity(labels, scores, weights),
+    }
+    for row, place in np.ndindex(20, 3):
+        truth, given, sample = labels[:, place], probabilities[:, place], {"sample_weight": weights[row]}
+        false, true, _ = roc_curve(truth, given, drop_intermediate=False, **sample)
+        expected = {
+            "f1": f1_score(truth, given >= 0.5, **sample),
+            "brier": brier_score_loss(truth, given, **sample),
+            "sensitivity": true[1 - false >= 0.9 - 1e-9].max(),
+        }
+        for name, value in expected.items():
+            assert found[name][row, place] == pytest.approx(value, abs=1e-12), name
+
+
+@pytest.mark.parametrize("metric", [expected_calibration_error, fmax, sensitivity_at_specificity])
+def test_weights_are_records_given_so_often(metric):
+    labels, scores = labels_and_scores(80, 3, seed=22)
+    probabilities = probabilities_of(scores)
+    weights = np.random.default_rng(3).poisson(1.0, (10, 80))
+    repeated = [metric(np.repeat(labels, row, axis=0), np.repeat(probabilities, row, axis=0)) for row in weights]
+    np.testing.assert_allclose(metric(labels, probabilities, weights), repeated, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("levels", [None, 2])
+def test_no_threshold_has_a_higher_f1_than_the_chosen_one(seed, levels):
+    labels, scores = labels_and_scores(90, 4, seed, levels)
+    reached = f1(labels, scores >= best_thresholds(labels, scores))
+    for place in range(4):
+        precision, recall, _ = precision_recall_curve(labels[:, place], scores[:, place])
+        highest = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
+        assert reached[place] == pytest.approx(highest, abs=1e-12)
+
+
+def test_a_class_without_both_outcomes_gets_no_threshold():
+    labels, scores = labels_and_scores(30, 3, seed=1)
+    labels[:, 0], labels[:, 1] = False, True
+    assert np.isnan(best_thresholds(labels, scores)).tolist() == [True, True, False]
+    assert np.isnan(f1(labels, scores > 0)).tolist() == [True, False, False]
+
+
+def test_fmax_is_the_best_f1_of_mean_precision_and_mean_recall():
+    labels, scores = labels_and_scores(60, 5, seed=23)
+    labels[:5] = False  # no class: no recall
+    probabilities = probabilities_of(scores)
+    found = []
+    for threshold in np.linspace(0.01, 0.99, 99):
+        pairs = [
+            (set(np.flatnonzero(truth)), set(np.flatnonzero(given >= threshold)))
+            for truth, given in zip(labels, probabilities, strict=True)
+        ]
+        precisions = [len(truth & given) / len(given) for truth, given in pairs if given]
+        recalls = [len(truth & given) / len(truth) for truth, given in pairs if truth]
+        if sum(recalls) > 0:
+            precision, recall = np.mean(precisions), np.mean(recalls)
+            found.append(2 * precision * recall / (precision + recall))
+    assert fmax(labels, probabilities) == pytest.approx(max(found), abs=1e-12)
+
+
+def test_measurements_are_compared_where_their_truth_is_known():
+    rng = np.random.default_rng(24)
+    truth = rng.normal(70, 10, (50, 2))
+    values = truth + rng.normal(0, 5, truth.shape)
+    truth[:20, 1] = np.nan
+    known = slice(20, None)
+    found = measures_of_values(truth, values)
+    errors = [mean_absolute_error(truth[:, 0], values[:, 0]), mean_absolute_error(truth[known, 1], values[known, 1])]
+    np.testing.assert_allclose(found["mean_absolute_error"], errors)
+    expected = [pearsonr(truth[:, 0], values[:, 0])[0], pearsonr(truth[known, 1], values[known, 1])[0]]
+    np.testing.assert_allclose(found["correlation"], expected)
+    weights = rng.poisson(1.0, (5, 50))
+    for row, weight in enumerate(weights):
+        again = np.repeat(truth, weight, axis=0), np.repeat(values, weight, axis=0)
+        np.testing.assert_allclose(absolute_error(truth, values, weights)[row], absolute_error(*again))
+        np.testing.assert_allclose(correlation(truth, values, weights)[row], correlation(*again))
+
+
+def test_all_measures_have_the_numbers_of_one_and_intervals_around_them():
+    labels, scores = labels_and_scores(200, 3, seed=25)
+    labels[:, 2] = False
+    probabilities = probabilities_of(scores)
+    resamples = resample_patients([None] * 200, seed=0, resamples=200)
+    thresholds = [0.4, 0.6, 0.5]
+    alone = summarise(measures(labels, probabilities, thresholds=thresholds))
+    found = with_intervals(measures(labels, probabilities, resamples.weights, thresholds), ["a", "b", "c"])
+    assert found["measures"].keys() == alone.keys()
+    for name, number in found["measures"].items():
+        assert number["value"] == pytest.approx(alone[name], abs=1e-5) and number["low"] <= number["high"]
+    assert found["classes"]["c"]["auroc"] is None and found["classes"]["c"]["brier"] is not None
+    assert alone["macro_auroc"] == pytest.approx(
+        np.mean([found["classes"][c]["auroc"]["value"] for c in "ab"]), abs=1e-5
+    )
+    expected = [f1_score(labels[:, k], probabilities[:, k] >= thresholds[k]) for k in range(2)]
+    assert alone["macro_f1_at_validation_thresholds"] == pytest.approx(np.mean(expected))
+
+
+def test_of_one_label_a_record_the_likeliest_class_is_predicted():
+    rng = np.random.default_rng(26)
+    truth, probabilities = rng.integers(0, 4, 100), rng.dirichlet(np.ones(4), 100)
+    labels = np.arange(4) == truth[:, None]
+    found = summarise(measures(labels, probabilities, one_label=True))
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, probabilities.argmax(1)))
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, probabilities.argmax(1), average="macro"))
+
+
+def test_evaluate_loads_the_same_numbers_by_path_without_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("asked the network"))
+    metric = evaluate.load(str(Path(__file__).resolve().parents[2] / "train/evaluate_ecg"), cache_dir=str(tmp_path))
+    labels, scores = labels_and_scores(100, 3, seed=27)
+    labels[:, 2] = False
+    probabilities = probabilities_of(scores)
+    found = metric.compute(predictions=probabilities, references=labels.astype(int), thresholds=[0.3, 0.4, 0.5])
+    expected = summarise(measures(labels, probabilities, thresholds=[0.3, 0.4, 0.5]))
+    assert found == pytest.approx(expected | {"undefined_classes": 1})
 
 
 @pytest.mark.parametrize("metric", [auroc, average_precision])
