@@ -112,6 +112,7 @@ def test_the_wheel_holds_what_is_imported_and_nothing_that_runs_from_a_checkout(
     assert packages == {"modeling_ecg_jepa", "dataset_scripts"}
     for name in ("modeling_ecg_jepa/py.typed", "modeling_ecg_jepa/tools/__init__.py", "dataset_scripts/__init__.py"):
         assert name in wheel_files
+    assert "modeling_ecg_jepa/tools/card_template.md" in wheel_files
 
 
 def test_the_wheel_holds_every_python_file_of_its_packages(wheel_files):

@@ -33,8 +33,10 @@ MARK = "<!-- Made by `ecg-jepa card`; make it again rather than edit it. -->"
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 
-#: A number of a sentence, with the signs that belong to it; V1, I-aVL or 2410.08559 in a link are none.
-_NUMBER = re.compile(r"(?<![\w.,/-])[+-]?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w/]|[.,]\d)%?")
+#: A number of a sentence, also as in 1,234 or .5 or 3x; those of names (V1, PTB-2) and of versions (2.13.0) are none.
+_NUMBER = re.compile(
+    r"(?<![\w.])(?<![A-Za-z]-)[+-]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?!\d|\.\d)%?",
+)
 _LIST_MARK, _ADDRESS = re.compile(r"^\s*\d+[.)]\s"), re.compile(r"https?://\S+")
 
 #: Parts of the JSONs whose many numbers are no results: among them any figure would be found.
@@ -78,7 +80,7 @@ def write_model_card(
     config, description = EcgJepaConfig.from_pretrained(folder), describe(folder)
     sha256 = encoder_sha256(*load_encoder(folder)) if results or compared else ""
     evidence = [_evidence(Path(file), sha256) for file in results]
-    variants = [card_evidence.read_results(Path(file)) for file in compared]
+    variants = [card_evidence.read_variants(Path(file)) for file in compared]
     state = card_training.read_pretraining(folder)
     sources = [description, state, *(each.results for each in evidence), *variants]
     card = ModelCard.from_template(

@@ -34,6 +34,14 @@ _SPLITS = {"cross_validate": "folds 1-8, cross-validated", "confirm": "fold 9", 
 
 _NEEDED = "command commit versions seeds corpus records splits labels left_out exclusions leakage models tables".split()
 
+_SUPERCLASSES = {
+    "NORM": "normal ECG",
+    "MI": "myocardial infarction",
+    "STTC": "changes of ST and T",
+    "CD": "conduction disturbance",
+    "HYP": "hypertrophy",
+}
+
 #: How tables call the model that the card is of.
 THIS = "this model"
 
@@ -58,6 +66,21 @@ def read_results(path: Path) -> dict[str, Any]:
         raise EcgJepaCheckpointError(
             f"{path} has schema_version {version!r}; this version of ecg-jepa reads {SCHEMA_VERSION}. Update the "
             "package, or probe the model again with it."
+        )
+    return results
+
+
+def read_variants(path: Path) -> dict[str, Any]:
+    """A `probe.json` of several models.
+
+    Raises:
+        EcgJepaCheckpointError: as `read_results`, or there is but one.
+    """
+    results = read_results(path)
+    if len(results["models"]) < 2:
+        raise EcgJepaCheckpointError(
+            f"{path} holds one model, {results['models'][0]['name']}, so nothing is compared. Name several in one run "
+            "of python -m train.linear_probe, or pass the file by --results."
         )
     return results
 
@@ -261,8 +284,8 @@ def records_in_words(results: Mapping[str, Any]) -> str:
     told = [f"{name} {value}" for name, value in results["corpus"].items() if name not in ("name", "data_dir")]
     text = (
         f"{results['records']:,} records of {corpus_title(results)}{' (' + ', '.join(told) + ')' if told else ''}, "
-        f"{results['records_of_known_patients']:,} of them of patients known by an id. Records by fold: {folds}. Records by "
-        f"class: {classes_in_words(results)}."
+        f"{results['records_of_known_patients']:,} of them of patients known by an id. Records by fold: {folds}. "
+        f"By class: {classes_in_words(results)}."
     )
     if results["left_out"]:
         text += f" Left out: {', '.join(f'{reason} {count:,}' for reason, count in results['left_out'].items())}."
@@ -273,7 +296,10 @@ def records_in_words(results: Mapping[str, Any]) -> str:
 
 
 def classes_in_words(results: Mapping[str, Any]) -> str:
-    return ", ".join(f"{label['name']} {label['records']:,}" for label in results["labels"])
+    meanings = _SUPERCLASSES if results["corpus"].get("label_set") == "superdiagnostic" else {}
+    told = {label["name"]: meanings.get(label["name"], "") for label in results["labels"]}
+    names = {name: f"{name} ({meaning})" if meaning else name for name, meaning in told.items()}
+    return ", ".join(f"{names[label['name']]} {label['records']:,}" for label in results["labels"])
 
 
 def rarest_class(results: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -350,8 +376,8 @@ def _rows_of_variant(table: Mapping[str, Any], name: str, shown: Mapping[str, st
 
 def _by_chance(comparisons: int) -> str:
     return (
-        f"Each interval is for one comparison alone: of {comparisons} without any effect about {0.05 * comparisons:.1f} would "
-        "stand clear of zero by chance."
+        f"Each interval is for one comparison alone: of {comparisons} without any effect about "
+        f"{0.05 * comparisons:.1f} would stand clear of zero by chance."
     )
 
 
@@ -374,5 +400,6 @@ __all__ = [
     "provenance",
     "rarest_class",
     "read_results",
+    "read_variants",
     "records_in_words",
 ]
