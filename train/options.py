@@ -267,7 +267,7 @@ def read_options(arguments: Sequence[str], kind: type[Options] = PretrainOptions
         EcgJepaConfigError: an unknown option (the nearest known one is named), a wrong type, an unreadable recipe.
         SystemExit: after `--help`.
     """
-    given, unknown = _parser(kind).parse_known_args([_with_underscores(text) for text in arguments])
+    given, unknown = _parser(kind).parse_known_args([with_underscores(text) for text in arguments])
     if unknown:
         raise EcgJepaConfigError(f"There is no option {unknown[0]!r}.{_nearest(unknown[0], kind)}")
     values = vars(given)
@@ -395,7 +395,8 @@ def _metavar(kind: Any) -> str:
     return "NAME[:FOLDER[:WEIGHT]]" if kind is CorpusChoice else "VALUE"
 
 
-def _with_underscores(text: str) -> str:
+def with_underscores(text: str) -> str:
+    """A word of the command line, its option spelt as ours are."""
     if not text.startswith("--"):
         return text
     name, equals, value = text[2:].partition("=")

@@ -10,7 +10,7 @@ import yaml
 
 from modeling_ecg_jepa import EcgJepaConfigError
 
-from .options import CorpusChoice
+from .options import CorpusChoice, with_underscores
 from .probe_methods import BASELINES, POOLS
 from .probe_records import EVALUATIONS
 
@@ -64,7 +64,7 @@ def read_probe_options(arguments: Sequence[str]) -> ProbeOptions:
         EcgJepaConfigError: a value that describes no run.
         SystemExit: wrong usage, or after `--help`.
     """
-    given = vars(_parser().parse_args([_with_underscores(text) for text in arguments]))
+    given = vars(_parser().parse_args([with_underscores(text) for text in arguments]))
     evaluations = [name for name in EVALUATIONS if given.pop(name)] or ["cross_validate"]
     corpus = read_corpus(given.pop("corpus"), *(given.pop(name) for name in ("data_dir", "label_set", "files")))
     return ProbeOptions(corpus=corpus, evaluations=evaluations, **given)
@@ -72,6 +72,18 @@ def read_probe_options(arguments: Sequence[str]) -> ProbeOptions:
 
 def read_corpus(text: str, data_dir: str | None, label_set: str | None, files: int | None) -> CorpusChoice:
     """The corpus of the command line; PTB-XL's label set and files have defaults of their own here.
+
+    Raises:
+        EcgJepaConfigError: as `read_choice`.
+    """
+    choice = read_choice(text, data_dir)
+    defaults = {"label_set": "superdiagnostic", "files": 100} if choice.name == "ptb_xl" else {}
+    given = {name: value for name, value in (("label_set", label_set), ("files", files)) if value is not None}
+    return dataclasses.replace(choice, options=defaults | choice.options | given)
+
+
+def read_choice(text: str, data_dir: str | None) -> CorpusChoice:
+    """A corpus with its folder, which may stand beside it.
 
     Raises:
         EcgJepaConfigError: it names no corpus, or two folders.
@@ -84,16 +96,7 @@ def read_corpus(text: str, data_dir: str | None, label_set: str | None, files: i
         ) from error
     if data_dir and choice.data_dir:
         raise EcgJepaConfigError(f"--data_dir {data_dir} and --corpus {text} name two folders; give one.")
-    defaults = {"label_set": "superdiagnostic", "files": 100} if choice.name == "ptb_xl" else {}
-    given = {name: value for name, value in (("label_set", label_set), ("files", files)) if value is not None}
-    return dataclasses.replace(choice, data_dir=choice.data_dir or data_dir, options=defaults | choice.options | given)
-
-
-def _with_underscores(text: str) -> str:
-    if not text.startswith("--"):
-        return text
-    name, equals, value = text[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
+    return dataclasses.replace(choice, data_dir=choice.data_dir or data_dir)
 
 
 def _layers(text: str) -> tuple[int, ...]:
