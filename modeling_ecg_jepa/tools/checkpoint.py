@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -75,16 +76,21 @@ def file_sha256(path: str | os.PathLike) -> str:
 
 
 def encoder_sha256(model: EcgJepaModel, extractor: EcgJepaFeatureExtractor) -> str:
-    """Over weights, configuration and extractor: equal hashes give equal embeddings of equal records."""
-    settings = [
-        {name: value for name, value in part.to_dict().items() if name not in BESIDE_THE_POINT}
-        for part in (model.config, extractor)
-    ]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    """Over weights, configuration and extractor: equal hashes give equal embeddings of equal records.
+
+    A setting at its default does not count, so that a field that a later version adds leaves the hashes of before.
+    """
+    settings = [_beside_defaults(part.to_dict(), type(part)().to_dict()) for part in (model.config, extractor)]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, weights in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _beside_defaults(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    told, dull = (json.loads(json.dumps(each, default=str)) for each in (settings, defaults))
+    return {name: value for name, value in told.items() if name not in BESIDE_THE_POINT and value != dull.get(name)}
 
 
 def load_encoder(

@@ -1,5 +1,8 @@
 """Frozen embeddings: what the model itself pools, any layer, missing leads, and nothing computed twice."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +89,16 @@ def test_a_damaged_file_and_a_folder_that_is_none_are_named(encoder, records, tm
             cache.embed(model, sha256, records, [1], "x")
     with pytest.raises(EcgJepaOutputError, match="Cannot use .* for embeddings"):
         EmbeddingCache(file / "below", quiet=True).embed(model, sha256, records, [1], "x")
+
+
+def test_settings_at_their_defaults_do_not_count_in_the_hash(encoder):
+    model, extractor = encoder
+    config = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_initializer_range": 0.4}
+    config |= {"predictor_hidden_size": 48, "predictor_num_hidden_layers": 2, "predictor_num_attention_heads": 2}
+    digest = hashlib.sha256(json.dumps([config, {}], sort_keys=True).encode())
+    for name, weights in sorted(model.state_dict().items()):
+        digest.update(name.encode() + weights.numpy().tobytes())
+    assert encoder_sha256(model, extractor) == digest.hexdigest()
 
 
 def test_what_changes_an_embedding_changes_the_hash(encoder, tmp_path):
