@@ -238,7 +238,7 @@ def _limits(evidence: Sequence[Evidence], state: dict[str, Any] | None) -> Itera
     """What follows from the data and results for where the model may fail."""
     seen = card_training.about_corpora(state["options"]) if state else {}
     for about in seen.values():
-        yield f"What it learned from, all or part of {about.title}: {about.description.partition('. ')[0].rstrip('.')}."
+        yield f"It learned from all or part of {about.title}: {about.description.partition('. ')[0].rstrip('.')}."
     tested = {card_evidence.corpus_title(each.results): each.results for each in evidence}
     for title, results in tested.items():
         rarest = card_evidence.rarest_class(results)

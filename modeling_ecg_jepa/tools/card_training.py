@@ -164,7 +164,7 @@ def _settings(state: Mapping[str, Any], config: EcgJepaConfig) -> Iterator[list[
         ours, random = (_error(probe[name]) for name in ("pretrained_mae", "random_mae"))
         yield [f"heart rate of synthetic records, {pool} pool", f"mean error {ours} bpm; random weights {random} bpm"]
     part = " since it was last resumed" if options.get("resume_from_checkpoint") else ""
-    yield ["wall time", ", ".join([f"{state['seconds'] / 3600:.2f} hours{part}", *_machine(log)])]
+    yield ["wall time", f"{state['seconds'] / 3600:.2f} hours{part}{_machine(log)}"]
 
 
 def _content_share(share: Mapping[str, Any]) -> str:
@@ -179,13 +179,12 @@ def _error(number: Mapping[str, float]) -> str:
     return f"{number['value']:.2f} ({number['low']:.2f} to {number['high']:.2f})"
 
 
-def _machine(log: Mapping[str, Any]) -> Iterator[str]:
-    if "device" in log:
-        yield f"device {log['device']}"
-    if "processes" in log:
-        yield f"processes: {log['processes']}"
-    if log.get("mixed_precision", "no") != "no":
-        yield f"in {log['mixed_precision']}"
+def _machine(log: Mapping[str, Any]) -> str:
+    if not log:
+        return ""
+    number, precision = log["processes"], log["mixed_precision"]
+    text = f" on {log['device']}, {number} process{'es' if number > 1 else ''}"
+    return text if precision == "no" else f"{text}, in {precision}"
 
 
 def _masks(config: EcgJepaConfig) -> str:
