@@ -105,6 +105,8 @@ class EcgJepaConfig(PreTrainedConfig):
         pooling (`str`, defaults to `"mean"`): how a record's embedding is made of its patches: `"mean"` as the paper or
             `"attention"` (one learned query).
         pos_weight (`list[float]`, *optional*): for multi-label classification, the weight of each label's positives.
+        thresholds (`list[float]`, *optional*): for multi-label classification, the probability of each label from which
+            on it is said to hold, as chosen on validation.
         regression_targets (`list[dict]`, *optional*): for `EcgJepaForRegression`, a dictionary a target: `name`,
             `unit`, and `mean` and `scale` of the physical values in training, so that predictions come out in the unit.
 
@@ -158,6 +160,7 @@ class EcgJepaConfig(PreTrainedConfig):
 
     pooling: Literal["mean", "attention"] = "mean"
     pos_weight: list[float] | None = None
+    thresholds: list[float] | None = None
     regression_targets: list[dict[str, Any]] | None = None
 
     def __post_init__(self, **kwargs):
@@ -229,12 +232,10 @@ class EcgJepaConfig(PreTrainedConfig):
             _require(math.isfinite(value) and value > 0, name, value, "must be a positive number")
         canonical = canonical_config_leads(self.leads, self.modality)
         _require(self.leads == canonical, "leads", self.leads, "must be canonical names")
-        _require(
-            self.pos_weight is None or len(self.pos_weight) == self.num_labels,
-            "pos_weight",
-            self.pos_weight,
-            f"must have one weight a label, num_labels={self.num_labels}",
-        )
+        for name in ("pos_weight", "thresholds"):
+            given = getattr(self, name)
+            rule = f"must have one number a label, num_labels={self.num_labels}"
+            _require(given is None or len(given) == self.num_labels, name, given, rule)
         self._validate_masks()
         self._validate_regression_targets()
 

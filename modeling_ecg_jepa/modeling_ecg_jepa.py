@@ -196,6 +196,7 @@ class EcgJepaPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = "time"
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # losses are means over a batch: the Trainer has to divide them by accumulated batches
     _no_split_modules = ["EcgJepaLayer"]
     _supports_sdpa = True
     _supports_attention_backend = True

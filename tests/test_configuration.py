@@ -65,7 +65,8 @@ def test_unknown_preset_names_the_choices():
         ({"drop_path_rate": 1.0}, "drop_path_rate=1.0 must be in"),
         ({"position_scale": 0.0}, "position_scale=0.0 must be a positive number"),
         ({"patch_initializer_range": float("nan")}, "patch_initializer_range=nan must be a positive number"),
-        ({"pos_weight": [1.0], "num_labels": 3}, "pos_weight=.1.0. must have one weight a label, num_labels=3"),
+        ({"thresholds": [0.5], "num_labels": 3}, "thresholds=.0.5. must have one number a label, num_labels=3"),
+        ({"pos_weight": [1.0], "num_labels": 3}, "pos_weight=.1.0. must have one number a label, num_labels=3"),
         ({"regression_targets": [{"name": "HR"}]}, "must have exactly name, unit, mean and scale"),
         (
             {"regression_targets": [{"name": "HR", "unit": "bpm", "mean": 70, "scale": 0}]},

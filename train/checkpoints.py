@@ -144,11 +144,22 @@ def save_model(
     with whole_folder(folder / PRETRAINING, overwrite=True) as unfinished:
         extractor.save_pretrained(unfinished)
         model.save_pretrained(unfinished, state_dict=state_dict)
-    staged = folder / ".encoder"
-    with whole_folder(staged, overwrite=True) as unfinished:
+    with replaced_files(folder) as unfinished:
         extractor.save_pretrained(unfinished)
         model.encoder.save_pretrained(unfinished, state_dict=student)
         write_verification(unfinished)
+
+
+@contextmanager
+def replaced_files(folder: Path) -> Iterator[Path]:
+    """A temporary folder, whose files go to `folder` when the block ends well, each whole.
+
+    Raises:
+        EcgJepaOutputError: something cannot be written.
+    """
+    staged = folder / ".staged"
+    with whole_folder(staged, overwrite=True) as unfinished:
+        yield unfinished
     for file in sorted(staged.iterdir()):
         with whole_file(folder / file.name) as unfinished:
             os.replace(file, unfinished)

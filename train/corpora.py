@@ -1,6 +1,7 @@
 """The corpora of `--corpus`: opened, checked, and refused where they hold what models are judged on."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,26 @@ def open_corpus(
 ) -> tuple[PreparedRows, list[SkippedRecord]]:
     """Rows of a corpus on the model's grid, and the records that preparing left out: the training part, or all of it
     where the held-out parts are allowed."""
+    rows, _, left_out = open_parts(choice, extractor, SPLITS if choice.held_out else SPLITS[:1], num_proc)
+    return rows, left_out
+
+
+def open_parts(
+    choice: CorpusChoice, extractor: EcgJepaFeatureExtractor, wanted: Sequence[str], num_proc: int | None = None
+) -> tuple[PreparedRows, np.ndarray, list[SkippedRecord]]:
+    """Rows of some parts of a corpus on the model's grid, the part of each row, and the records that preparing left
+    out.
+
+    Args:
+        wanted: of `SPLITS`; a part that the corpus does not have is none of the rows.
+
+    Raises:
+        EcgJepaConfigError: as `load_corpora`, or the corpus has none of these parts.
+        EcgJepaRecordError: as `load_corpora`.
+    """
     if choice.name == PREPARED:
-        return ParquetRows(prepared_files(choice)), []
+        rows = ParquetRows(prepared_files(choice, wanted))
+        return rows, np.repeat([part_of(file) for file, *_ in rows.groups], [count for *_, count in rows.groups]), []
     grid: dict[str, Any] = {
         "leads": list(extractor.leads),
         "sampling_rate": float(extractor.sampling_rate),
@@ -71,17 +90,18 @@ def open_corpus(
     builder = corpus_builder(name, data_dir=choice.data_dir, **grid, **named, **choice.options)
     builder.download_and_prepare(num_proc=num_proc)
     splits = builder.as_dataset()
-    chosen = [splits[split] for split in (SPLITS if choice.held_out else SPLITS[:1]) if split in splits]
+    chosen = [split for split in wanted if split in splits]
     if not chosen:
         raise EcgJepaConfigError(f"{choice.title} has no training part, only {', '.join(splits)}. {_LEAVE}")
-    return ArrowRows(datasets.concatenate_datasets(chosen)), builder.left_out()
+    rows = ArrowRows(datasets.concatenate_datasets([splits[split] for split in chosen]))
+    return rows, np.repeat(chosen, [len(splits[split]) for split in chosen]), builder.left_out()
 
 
-def prepared_files(choice: CorpusChoice) -> list[Path]:
-    """The Parquet files of a folder that `ecg-jepa prepare` wrote; files without a split in their name are training.
+def prepared_files(choice: CorpusChoice, wanted: Sequence[str]) -> list[Path]:
+    """The Parquet files of a folder that `ecg-jepa prepare` wrote, those of the wanted parts.
 
     Raises:
-        EcgJepaConfigError: no folder was named.
+        EcgJepaConfigError: no folder was named, or it has none of these parts.
         EcgJepaRecordError: no such files in it.
     """
     if choice.data_dir is None:
@@ -94,11 +114,15 @@ def prepared_files(choice: CorpusChoice) -> list[Path]:
         raise EcgJepaRecordError(
             "no records", f"No Parquet files in {folder} or its data/; ecg-jepa prepare makes them."
         )
-    held_out = tuple(f"{split}{mark}" for split in SPLITS[1:] for mark in "-.")
-    training = [file for file in files if choice.held_out or not file.name.startswith(held_out)]
-    if not training:
+    chosen = [file for file in files if part_of(file) in wanted]
+    if not chosen:
         raise EcgJepaConfigError(f"{choice.title} has no training part, only {files[0].name} and its like. {_LEAVE}")
-    return training
+    return chosen
+
+
+def part_of(file: Path) -> str:
+    """The part that a prepared file holds; one without a part in its name is training."""
+    return next((split for split in SPLITS[1:] if file.name.startswith((f"{split}-", f"{split}."))), SPLITS[0])
 
 
 _LEAVE = "To pretrain on what models are judged on all the same, pass --allow_held_out, or held_out: true in a recipe."

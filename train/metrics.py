@@ -6,6 +6,7 @@ rank statistics of weighted records are cumulative sums over the records in the 
 resamples of 2,200 records and 71 classes take seconds (test_metrics.py holds them against scikit-learn).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ SPECIFICITY = 0.9
 
 #: Bins of equal width in which probabilities are compared with frequencies.
 CALIBRATION_BINS = 15
+
+#: Measures that are not from 0 to 1, and from where to where they are; what shifts an interval must not leave it.
+_BOUNDS = {"correlation": (-1.0, 1.0), "mean_absolute_error": (0.0, np.inf)}
 
 #: The thresholds among which Fmax is sought.
 _FMAX_THRESHOLDS = np.linspace(0.01, 0.99, 99)
@@ -429,16 +433,17 @@ def with_intervals(values: Values, names: Sequence[str]) -> dict[str, Any]:
         for name, each in values.items()
     }
     return {
-        "measures": {name: _estimate_or_none(each) for name, each in of_all.items()},
+        "measures": {name: _estimate_or_none(name, each) for name, each in of_all.items()},
         "classes": {
-            of_class: {name: _estimate_or_none(each[:, place]) for name, each in values.items() if each.ndim > 1}
+            of_class: {name: _estimate_or_none(name, each[:, place]) for name, each in values.items() if each.ndim > 1}
             for place, of_class in enumerate(names)
         },
     }
 
 
-def _estimate_or_none(values: np.ndarray) -> dict[str, float] | None:
+def _estimate_or_none(name: str, values: np.ndarray) -> dict[str, float] | None:
     if np.isnan(values[0]) or np.isnan(values[1:]).all():
         return None
-    number = estimate(values)
-    return {name: round(float(getattr(number, name)), 5) for name in ("value", "low", "high")}
+    numbers = dataclasses.asdict(estimate(values))
+    bounds = _BOUNDS.get(name.removeprefix("macro_"), (0.0, 1.0))
+    return {part: round(float(np.clip(number, *bounds)), 5) for part, number in numbers.items()}

@@ -148,7 +148,7 @@ def read_labels(rows: PreparedRows, title: str) -> tuple[list[str], np.ndarray]:
         raise EcgJepaConfigError(f"{title} has no labels of known classes, so there is nothing to probe for.")
     labels = np.zeros((len(rows), len(names)), dtype=bool)
     for row, classes in zip(labels, rows.column("labels").to_pylist(), strict=True):
-        row[classes] = True
+        row[classes or []] = True  # labels that are missing hold none
     return list(names), labels
 
 
@@ -179,7 +179,7 @@ class RowRecording(Recording):
 
     @property
     def place(self) -> str:
-        return f"{self.windows.name}, row {self.row}"
+        return f"{self.windows.corpus}, row {self.row}"
 
     def read(self) -> EcgRecord:
         counts, scales = self.windows.rows.read(np.array([self.row]))
@@ -190,11 +190,12 @@ class RowRecording(Recording):
         )
 
 
-def leave_out_duplicates(windows: Windows, folds: np.ndarray, quiet: bool) -> list[DuplicatePair]:
+def leave_out_duplicates(windows: Windows, folds: np.ndarray, quiet: bool, unit: str = "fold ") -> list[DuplicatePair]:
     """Drop from `windows.usable`, of recordings that are the same signal, all but that of the lowest fold.
 
     Args:
         folds: of each row of `windows.rows`.
+        unit: before a fold in messages.
 
     Raises:
         EcgJepaConfigError: a patient in several folds.
@@ -202,9 +203,9 @@ def leave_out_duplicates(windows: Windows, folds: np.ndarray, quiet: bool) -> li
     ids, patients = (windows.rows.column(name) for name in ("record_id", "patient_id"))
     recordings = [
         RowRecording(
-            corpus=windows.name,
+            corpus=windows.corpus,
             record_id=ids[row].as_py(),
-            split=f"fold {folds[row]}",
+            split=f"{unit}{folds[row]}",
             patient_id=patients[row].as_py() if patients else None,
             windows=windows,
             row=row,
@@ -216,7 +217,7 @@ def leave_out_duplicates(windows: Windows, folds: np.ndarray, quiet: bool) -> li
         patient = report.patients[0]
         places = ", ".join(str(split) for _, split in patient.counts)
         raise EcgJepaConfigError(
-            f"{windows.name}: {len(report.patients):,} patients are in several folds, such as {patient.patient_id!r} "
+            f"{windows.corpus}: {len(report.patients):,} patients are in several folds, such as {patient.patient_id!r} "
             f"in {places}: what is fitted on one fold would be tested on the same hearts. Give each patient one fold."
         )
     windows.usable = np.setdiff1d(windows.usable, [pair.second.row for pair in report.pairs], assume_unique=True)

@@ -290,10 +290,11 @@ def _difference(rows: PreparedRows, leads: Sequence[str], values: int, sampling_
 
 
 def leave_out_refused(windows: Windows, *, num_workers: int = 0, quiet: bool = False) -> list[SkippedRecord]:
-    """Drop from `windows.usable` the rows that the extractor refuses, so that training never meets one; and say why."""
+    """Drop from `windows.usable` the rows that the extractor refuses, so that training never meets one; and say why.
+    Other rows are not read."""
     loader = DataLoader(_Refusals(windows), batch_size=None, collate_fn=as_it_is, num_workers=num_workers)
     refused = []
-    with tqdm(total=len(windows.rows), desc=f"checking {windows.corpus}", disable=quiet) as bar:
+    with tqdm(total=len(windows), desc=f"checking {windows.corpus}", disable=quiet) as bar:
         for checked, pairs in loader:
             refused += pairs
             bar.update(checked)
@@ -309,10 +310,10 @@ class _Refusals(Dataset):
         self.windows = windows
 
     def __len__(self) -> int:
-        return -(-len(self.windows.rows) // _BLOCK)
+        return -(-len(self.windows) // _BLOCK)
 
     def __getitem__(self, block: int) -> tuple[int, list[tuple[int, EcgJepaError]]]:
-        places = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(self.windows.rows)))
+        places = self.windows.usable[block * _BLOCK : (block + 1) * _BLOCK]
         return len(places), list(self._refused(places, *self.windows.rows.read(places)))
 
     def _refused(
