@@ -1,0 +1,150 @@
+"""The options of measurements, from the command line."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modeling_ecg_jepa import EcgJepaConfigError
+
+from .measure_records import TRUTHS
+from .options import CorpusChoice, with_underscores
+from .probe_methods import POOLS
+from .probe_options import read_choice
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What a run is told; `--help` says what each option means.
+
+    Raises:
+        EcgJepaConfigError: a value that describes no run.
+    """
+
+    models: Sequence[str]
+    corpus: CorpusChoice
+    truth: str = "auto"
+    output_dir: str = "runs/measure"
+    pools: Sequence[str] = tuple(POOLS)
+    folds: int = 5
+    seeds: Sequence[int] = (0, 1, 2)
+    resamples: int = 1000
+    delineation: bool = True
+    save: str | None = None
+    cache_dir: str | None = None
+    batch_size: int = 32
+    device: str = "auto"
+    cpu_threads: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self):
+        for name in ("models", "pools", "seeds"):
+            values = getattr(self, name)
+            _require(len(set(values)) == len(values) > 0, name, list(values), "must name at least one, and none twice")
+        _require(min(self.seeds) >= 0, "seeds", list(self.seeds), "must not be negative")
+        _require(self.folds >= 2, "folds", self.folds, "must be at least 2: one tested, the others fitted")
+        _require(self.resamples >= 100, "resamples", self.resamples, "is too few for 95% intervals; pass at least 100")
+        for name in ("batch_size", "cpu_threads"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "must be at least 1")
+        alone = self.save is None or len(self.models) == 1
+        _require(alone, "save", self.save, f"takes one model; {len(self.models)} were named")
+
+
+def _require(holds: bool, name: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise EcgJepaConfigError(f"{name}={value!r} {rule}.")
+
+
+def read_measure_options(arguments: Sequence[str]) -> MeasureOptions:
+    """Options from a command line, spelt with dashes or underscores.
+
+    Raises:
+        EcgJepaConfigError: a value that describes no run.
+        SystemExit: wrong usage, or after `--help`.
+    """
+    given = vars(_parser().parse_args([with_underscores(text) for text in arguments]))
+    return MeasureOptions(corpus=read_choice(given.pop("corpus"), given.pop("data_dir")), **given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.measure",
+        description="Heart rate, PR, QRS, QT, axis and T amplitude read linearly off frozen encoders, and on LUDB "
+        "where P, QRS and T begin and end: cross-validated, with 95%% intervals over patients, beside random weights "
+        "and the mean of the other records.",
+        epilog="The truth decides what the numbers mean: cardiologists' marks (ludb), an algorithm's (--truth "
+        "delineator, any corpus), or how records were made (synthetic). An interrupted run goes on where it stopped. "
+        "Exit codes: 0 good, 1 error, 2 usage, 3 done without some records. Example: python -m train.measure "
+        "path/to/checkpoint --data_dir path/to/ludb --output_dir runs/measure --save runs/measurements",
+        allow_abbrev=False,
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint folders, or names on the Hub")
+    _add_records(parser.add_argument_group("records and truth"))
+    _add_comparison(parser.add_argument_group("what is fitted and compared"))
+    _add_run(parser.add_argument_group("run"))
+    return parser
+
+
+def _add_records(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--corpus",
+        default="ludb",
+        metavar="NAME[:FOLDER]",
+        help="ludb (default) and synthetic are used whole, of others the training part; or a mapping with the corpus's "
+        "options as in a recipe: '{name: synthetic, records: 500}'",
+    )
+    add("--data_dir", metavar="FOLDER", help="of the corpus; downloaded if not given")
+    truths = "; ".join(f"{name}: {words}" for name, words in TRUTHS.items())
+    add(
+        "--truth",
+        default="auto",
+        choices=["auto", *TRUTHS],
+        help=f"{truths}; auto (default) takes the first that the corpus has, boundaries or synthesis before delineator",
+    )
+    add(
+        "--no_delineation",
+        dest="delineation",
+        action="store_false",
+        help="on ludb: measurements alone, without the boundaries read off the patches (which take a minute a model)",
+    )
+
+
+def _add_comparison(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    pools = "; ".join(f"{name}: {meaning}" for name, meaning in POOLS.items())
+    add("--pool", dest="pools", nargs="+", choices=POOLS, default=list(POOLS), help=f"{pools} (default: both)")
+    add("--folds", type=int, default=5, metavar="COUNT", help="of cross-validation by patient (default: %(default)s)")
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="SEED",
+        help="of random weights, whose results are means over them; the first also draws the folds and the splits in "
+        "which penalties are chosen (default: 0 1 2)",
+    )
+    add("--resamples", type=int, default=1000, metavar="COUNT", help="for the intervals (default: %(default)s)")
+    add(
+        "--save",
+        metavar="FOLDER",
+        help="also fit all records, on the mean over all patches, and save an EcgJepaForRegression that measures, "
+        "checked against the regression after loading",
+    )
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--output_dir",
+        default="runs/measure",
+        metavar="FOLDER",
+        help="for results.json, measure.md and measure.png, and what an interrupted run goes on from "
+        "(default: %(default)s)",
+    )
+    add("--cache_dir", metavar="FOLDER", help="for embeddings and delineations; in the output folder if not given")
+    add("--batch_size", type=int, default=32, metavar="COUNT", help="records a forward pass (default: %(default)s)")
+    add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: %(default)s)")
+    add("--cpu_threads", type=int, metavar="COUNT", help="on a CPU; all cores if not given")
+    add("--overwrite", action="store_true", help="replace the measurements in the output folder, and the saved model")
