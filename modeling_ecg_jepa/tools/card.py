@@ -214,7 +214,7 @@ def _result_parts(evidence: Sequence[Evidence], variants: Sequence[dict[str, Any
 def _training_parts(folder: Path, config: EcgJepaConfig, state: dict[str, Any] | None) -> dict[str, Any]:
     if state is None:
         return {"state": None}
-    versions = state["log"].get("versions", {})
+    versions, curves = state["log"].get("versions", {}), card_training.CURVES
     return {
         "state": state,
         "training_data": card_training.data_table(state),
@@ -223,7 +223,7 @@ def _training_parts(folder: Path, config: EcgJepaConfig, state: dict[str, Any] |
         "levers": card_training.levers_table(config),
         "pretraining_command": card_training.pretraining_command(state["options"]),
         "training_versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "curves": card_training.CURVES if (folder / card_training.CURVES).is_file() else None,
+        "curves": f"![The measures along the run]({curves})" if (folder / curves).is_file() else "",
     }
 
 
