@@ -23,8 +23,8 @@ LUDB's files hold no calibration: its counts are read as 1000 per mV, which fits
 So mV and the T amplitude rest on that; times and the axis do not."""
 
 _DELINEATION_NOTE = """\
-One linear layer from the features of a patch and its two neighbours, of all layers, to P, QRS, T or none for each of
-the patch's samples; cross-validated by patient. Only the marked span of each lead counts: LUDB's first and last beats
+One linear layer from the features of a patch and its two neighbours ({layers}) to P, QRS, T or none for each of the
+patch's samples; cross-validated by patient. Only the marked span of each lead counts: LUDB's first and last beats
 are not marked. A boundary is found if one of its wave and kind lies within {window:.0f} ms of it, one to one; errors in
 ms are those of the found ones, above 0 where they are late. A patch is {patch:.0f} ms long and no feature is finer
 than a patch, so a linear layer must tell the sample from the patch's own channels: what it misses here a finer
@@ -124,7 +124,7 @@ def _digits(table: Mapping[str, Any]) -> int:
 def _delineation_note(results: Mapping[str, Any]) -> str:
     patch = 1000 * results["grid"]["patch_size"] / results["grid"]["sampling_rate"]
     table, window = results["delineation"], 1000 * results["delineation_settings"]["window_seconds"]
-    text = _DELINEATION_NOTE.format(window=window, patch=patch)
+    text = _DELINEATION_NOTE.format(window=window, patch=patch, layers=results["delineation_settings"]["layers"])
     return f"{text}\n\nLeads {', '.join(table['leads'])}; 95% intervals by resampling {table['resampled']}."
 
 
