@@ -12,6 +12,7 @@ from .columns import COLUMNS
 # Each command imports what it needs when it runs, so that help comes at once.
 if TYPE_CHECKING:
     from .convert import Conversion
+    from .embed import EmbeddingSummary
 
 ERROR, IN_PART, FINDINGS = 1, 3, 4
 
@@ -168,12 +169,33 @@ def verify(
     epilog="Examples:\n\n"
     "`ecg-jepa embed records/ --model runs/ecg-jepa-base --output embeddings.parquet`\n\n"
     "`ecg-jepa embed holter.hea --model runs/ecg-jepa-base --output windows.parquet --window-seconds 10 "
-    "--stride-seconds 5`\n\nColumns:\n\n" + "\n".join(f"- `{name}`: {text}" for name, text in COLUMNS.items())
+    "--stride-seconds 5`\n\n"
+    "`ecg-jepa embed prepared/code15 --model runs/ecg-jepa-base --output-dir embeddings/code15`\n\n"
+    "Four processes: `accelerate launch --num_processes 4 -m modeling_ecg_jepa.tools.cli embed prepared/code15 ...`; "
+    "on CPUs `torchrun --nproc_per_node 4 -m modeling_ecg_jepa.tools.cli embed ...`, since accelerate starts one "
+    "there\n\n"
+    "An array of 8 jobs: `ecg-jepa embed prepared/code15 ... --shard $SLURM_ARRAY_TASK_ID/8`\n\n"
+    "Columns:\n\n" + "\n".join(f"- `{name}`: {text}" for name, text in COLUMNS.items())
 )
 def embed(
-    records: RecordsAndFolders,
+    records: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECORD_OR_FOLDER",
+            help="WFDB records, with or without .hea or .dat; folders, searched for .hea files; prepared corpora, "
+            "folders of `ecg-jepa prepare` or Parquet files of them",
+        ),
+    ],
     model: Annotated[str, typer.Option(help="folder of a checkpoint or its name on the Hub")],
-    output: Annotated[Path, typer.Option(help="Parquet file to write; replaced if it is there")],
+    output: Annotated[Path | None, typer.Option(help="Parquet file to write; replaced if it is there")] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(help="instead: folder of Parquet shards, for many records; what is there already is kept"),
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="make only the I-th part of N of the shards, as one job of an array")
+    ] = "1/1",
+    shard_records: Annotated[int, typer.Option(min=1, help="records a shard; the same for all jobs")] = 1024,
     batch_size: Annotated[int, typer.Option(min=1, help="windows a forward pass")] = 32,
     device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda")] = "auto",
     window_seconds: Annotated[
@@ -185,36 +207,54 @@ def embed(
     leads: Annotated[str | None, typer.Option(help="use only these leads of the model's, e.g. II,V1")] = None,
     progress: Annotated[bool, typer.Option(help="show a progress bar")] = True,
 ) -> None:
-    """Embed ECG records into a Parquet file with a row for each record or window.
+    """Embed ECG records into a Parquet file, or a folder of shards, with a row for each record or window.
 
-    Records that cannot be used are counted, listed with the reason and left out (exit code 3); the file appears only
-    when it is whole.
+    Records that cannot be used are counted, listed with the reason and left out (exit code 3; under a launcher, which
+    takes it for a crash, 0). A file appears only when it is whole. With `--output-dir` the processes of a launcher and
+    the jobs of an array share the work; the rows are the same, in the same order, however many there are. A run that
+    was killed makes what is missing when it is started again; shards of other records, models or options are refused.
     """
-    from dataset_scripts.skipped import list_skipped
-
     from .embed import embed_to_parquet
+    from .embed_shards import embed_to_shards, launcher_warning, parse_part, process_count
 
+    if (output is None) == (output_dir is None):
+        raise typer.BadParameter("pass either --output FILE.parquet or --output-dir FOLDER.")
     if stride_seconds is not None and window_seconds is None:
         raise typer.BadParameter("--stride-seconds needs --window-seconds as well.")
+    part = parse_part(shard)
+    if output is not None and (part.of > 1 or process_count() > 1):
+        raise typer.BadParameter("several jobs or processes share a folder: pass --output-dir instead of --output.")
     _without_loading_bars()
-    summary = embed_to_parquet(
-        records,
-        model,
-        output,
-        device=device,
-        batch_size=batch_size,
-        window_seconds=window_seconds,
-        stride_seconds=stride_seconds,
-        leads=_names(leads),
-        progress=progress,
-    )
-    typer.echo(
-        f"{summary.records:,} records embedded, {summary.rows:,} rows of {summary.hidden_size} numbers: {output}"
-    )
+    options: dict[str, Any] = {
+        "device": device,
+        "batch_size": batch_size,
+        "window_seconds": window_seconds,
+        "stride_seconds": stride_seconds,
+        "leads": _names(leads),
+        "progress": progress,
+    }
+    if output is not None:
+        _show_embedded(embed_to_parquet(records, model, output, **options))
+        return
+    if warning := launcher_warning():
+        typer.echo(warning, err=True)
+    assert output_dir is not None  # one of the two, as checked above
+    summary = embed_to_shards(records, model, output_dir, part=part, shard_records=shard_records, **options)
+    if summary is not None:
+        _show_embedded(summary)
+
+
+def _show_embedded(summary: "EmbeddingSummary") -> None:
+    from dataset_scripts.skipped import list_skipped
+
+    from .embed_shards import process_count
+
+    typer.echo("\n".join(summary.in_words()))
     if summary.left_out:
         typer.echo(f"{len(summary.left_out):,} left out:")
         typer.echo("\n".join(list_skipped(summary.left_out)))
-        raise typer.Exit(IN_PART)
+        if process_count() == 1:
+            raise typer.Exit(IN_PART)
 
 
 @app.command(epilog="Examples:\n\n`ecg-jepa info runs/ecg-jepa-base`\n\n`ecg-jepa info runs/ecg-jepa-base --json`")

@@ -3,115 +3,51 @@
 import collections
 import dataclasses
 import functools
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from dataset_scripts.outputs import whole_file
-from dataset_scripts.records import EcgRecord, find_records, read_record, record_sha256
 from dataset_scripts.skipped import SkippedRecord, list_skipped, skipped_by
 
-from .. import __version__
 from ..collator_ecg_jepa import EcgJepaDataCollator
 from ..errors_ecg_jepa import EcgJepaInputError, EcgJepaOutputError, EcgJepaRecordError
 from ..feature_extraction_ecg_jepa import EcgJepaFeatureExtractor
 from ..modeling_ecg_jepa import EcgJepaModel, lead_places
-from .checkpoint import checkpoint_folder, choose_device, file_sha256, load_encoder, weight_files
-from .columns import COLUMNS
-
-SCHEMA_VERSION = 1
-
-# Rows that are collected before they are written: a row group, 3 MB at base size.
-_ROWS_A_GROUP = 1024
+from .checkpoint import checkpoint_folder, choose_device, load_encoder
+from .embed_sources import ReadRecord, Source, name_records
+from .embedding_files import EmbeddedWindow, origin_of, write_embeddings
 
 # Records in memory before the model asks for them: one at work in each direction.
 _RECORDS_AHEAD = 2
 
-_TYPES = {
-    "record": pa.string(),
-    "window": pa.int32(),
-    "start_s": pa.float64(),
-    "embedding": pa.list_(pa.float32()),
-    "lead_names": pa.list_(pa.string()),
-    "sampling_rate": pa.float64(),
-    "quality": pa.list_(pa.string()),
-    "sha256": pa.string(),
-}
-
-
-class NamedRecord(NamedTuple):
-    """A record to embed: its name in the output, and its header."""
-
-    name: str
-    header: Path
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EmbeddedWindow:
-    """A row of the output; `columns.COLUMNS` says what each field is. `embedding` is (hidden,) float32."""
-
-    record: str
-    window: int
-    start_s: float
-    embedding: np.ndarray
-    lead_names: tuple[str, ...]
-    sampling_rate: float
-    quality: tuple[str, ...]
-    sha256: str
-
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingSummary:
-    """What became of the records: how many were embedded, in how many rows of which size, and which were left out."""
+    """What became of the records: how many were embedded, in how many rows of which size, in how many seconds (without
+    loading the model), and which were left out."""
 
     output: Path
     records: int
     rows: int
     hidden_size: int
+    seconds: float
     left_out: tuple[SkippedRecord, ...]
 
-
-def name_records(
-    paths: Iterable[str | os.PathLike[str]],
-) -> tuple[list[NamedRecord], list[SkippedRecord]]:
-    """The records that paths of records and folders stand for, each once, and the paths that stand for none.
-
-    Raises:
-        EcgJepaInputError: two records from different folders would have one name in the output.
-    """
-    found: dict[Path, str] = {}
-    absent = []
-    for path in map(Path, paths):
-        try:
-            headers = find_records(path)
-        except EcgJepaRecordError as error:
-            absent.append(skipped_by(error, str(path)))
-            continue
-        for header in headers:
-            name = header.relative_to(path).with_suffix("").as_posix() if path.is_dir() else header.stem
-            found.setdefault(header.resolve(), name)
-    headers_of = collections.defaultdict(list)
-    for header, name in found.items():
-        headers_of[name].append(header)
-    for name, same in headers_of.items():
-        if len(same) > 1:
-            raise EcgJepaInputError(
-                f"{same[0]} and {same[1]} would both be called {name!r} in the output. "
-                "Give a folder that holds both, or embed them into two files."
-            )
-    return [NamedRecord(name, header) for header, name in found.items()], absent
+    def in_words(self) -> list[str]:
+        """Lines for a person: what is there, and how fast it came."""
+        held = f"{self.records:,} records embedded, {self.rows:,} rows of {self.hidden_size} numbers: {self.output}"
+        return [held, throughput(self.records, self.seconds)]
 
 
 def embed_records(
@@ -119,24 +55,15 @@ def embed_records(
     model: PreTrainedModel,
     extractor: EcgJepaFeatureExtractor,
     *,
-    batch_size: int = 32,
-    window_seconds: float | None = None,
-    stride_seconds: float | None = None,
-    leads: Sequence[str] | None = None,
-    num_workers: int = 2,
     progress: bool = False,
+    **options: Any,
 ) -> Iterator[EmbeddedWindow | SkippedRecord]:
-    """Embed WFDB records one after another, in batches across records, with bounded memory.
+    """Embed records one after another, in batches across records, with bounded memory.
 
     Args:
-        paths: records (with or without suffix) and folders (searched for .hea files).
-        model: any of our models, on its device; its encoder is used, in evaluation mode and without gradients.
-        extractor: the one that fits it. Its windows and truncation are set here.
-        batch_size: windows a forward pass.
-        window_seconds, stride_seconds: embed every such window of a record; its first `num_patches` (10 s) if not
-            given. A stride that is not given is the window.
-        leads: embed only these leads of the model's; all that the record has if not given.
-        num_workers: threads that read and prepare records ahead.
+        paths: WFDB records (with or without suffix), folders (searched for .hea files), and prepared corpora (folders
+            of `ecg-jepa prepare`, or Parquet files of them).
+        model, extractor, options: as of `embed_sources`.
         progress: show a progress bar over records.
 
     Yields:
@@ -146,17 +73,44 @@ def embed_records(
         EcgJepaInputError: a lead that the model does not have, or two records of one name.
         EcgJepaConfigError: a window or stride that cannot be.
     """
+    found, absent = name_records(paths)
+    yield from absent
+    with tqdm(total=len(found), unit="record", disable=not progress) as bar:
+        yield from embed_sources(found, model, extractor, bar=bar, **options)
+
+
+def embed_sources(
+    sources: Iterable[Source],
+    model: PreTrainedModel,
+    extractor: EcgJepaFeatureExtractor,
+    *,
+    bar: tqdm,
+    batch_size: int = 32,
+    window_seconds: float | None = None,
+    stride_seconds: float | None = None,
+    leads: Sequence[str] | None = None,
+    num_workers: int = 2,
+) -> Iterator[EmbeddedWindow | SkippedRecord]:
+    """As `embed_records`, of records that were found already.
+
+    Args:
+        model: any of our models, on its device; its encoder is used, in evaluation mode and without gradients.
+        extractor: the one that fits it. Its windows and truncation are set here.
+        bar: moves on with every record.
+        batch_size: windows a forward pass.
+        window_seconds, stride_seconds: embed every such window of a record; its first `num_patches` (10 s) if not
+            given. A stride that is not given is the window.
+        leads: embed only these leads of the model's; all that the record has if not given.
+        num_workers: threads that read and prepare records ahead.
+    """
     cut = {"truncation": "start", "window_seconds": window_seconds, "stride_seconds": stride_seconds}
     extractor = type(extractor).from_dict(extractor.to_dict() | cut)
     encoder = cast(EcgJepaModel, model.base_model)
     places = None if leads is None else lead_places(encoder.config, leads, torch.device("cpu"))
-    found, absent = name_records(paths)
-    yield from absent
 
     batch: list[PreparedWindow] = []
     with ThreadPoolExecutor(num_workers) as pool, _for_inference(encoder):
-        bar = tqdm(found, unit="record", disable=not progress)
-        read = _ahead(pool, _read, bar, _RECORDS_AHEAD)
+        read = _ahead(pool, _read, _counted(sources, bar), _RECORDS_AHEAD)
         pieces = (piece for record in read for piece in _pieces(record, extractor))
         prepare = functools.partial(_prepare, extractor=extractor, places=places)
         for prepared in _ahead(pool, prepare, pieces, 2 * num_workers):
@@ -193,32 +147,29 @@ def embed_to_parquet(
         raise EcgJepaOutputError(f"--output {output}: embeddings are written as Parquet; name the file {better}.")
     folder = checkpoint_folder(model)
     encoder, extractor = load_encoder(folder, choose_device(device))
-    origin = {
-        "schema_version": SCHEMA_VERSION,
-        "model": os.fspath(model),
-        "weights_sha256": {path.name: file_sha256(path) for path in weight_files(folder)},
-        "ecg_jepa": __version__,
-        "torch": torch.__version__,
-        "device": encoder.device.type,
-        **{name: options.get(name) for name in ("window_seconds", "stride_seconds", "leads")},
-    }
-    left_out: list[SkippedRecord] = []
-    embedded = embed_records(paths, encoder, extractor, **options)
+    origin = origin_of(model, folder, encoder, extractor, options)
+    start = time.perf_counter()
     with whole_file(output) as unfinished:
-        records, rows = _write(unfinished, embedded, origin, left_out)
-        if not rows:
-            listed = "\n".join(list_skipped(left_out))
-            raise EcgJepaRecordError("nothing embedded", f"No record could be embedded:\n{listed}")
-    return EmbeddingSummary(Path(output), records, rows, encoder.config.hidden_size, tuple(left_out))
+        done = write_embeddings(unfinished, embed_records(paths, encoder, extractor, **options), origin)
+        if not done.rows:
+            raise nothing_embedded(done.left_out)
+    seconds = time.perf_counter() - start
+    return EmbeddingSummary(
+        Path(output), done.records, done.rows, encoder.config.hidden_size, seconds, tuple(done.left_out)
+    )
+
+
+def throughput(records: int, seconds: float) -> str:
+    return f"{records:,} records in {seconds:.1f} s, {records / seconds:.3g} a second"
+
+
+def nothing_embedded(left_out: Sequence[SkippedRecord]) -> EcgJepaRecordError:
+    """The error that no record at all could be embedded, with the reasons."""
+    listed = "\n".join(list_skipped(left_out))
+    return EcgJepaRecordError("nothing embedded", f"No record could be embedded:\n{listed}")
 
 
 # One record -----------------------------------------------------------------------------------------------------------
-
-
-class ReadRecord(NamedTuple):
-    name: str
-    record: EcgRecord
-    sha256: str
 
 
 class Piece(NamedTuple):
@@ -239,11 +190,17 @@ class PreparedWindow(NamedTuple):
     inputs: dict[str, np.ndarray]
 
 
-def _read(record: NamedRecord) -> ReadRecord | SkippedRecord:
+def _counted(sources: Iterable[Source], bar: tqdm) -> Iterator[Source]:
+    for source in sources:
+        yield source
+        bar.update()
+
+
+def _read(source: Source) -> ReadRecord | SkippedRecord:
     try:
-        return ReadRecord(record.name, read_record(record.header), record_sha256(record.header))
+        return source.read()
     except EcgJepaRecordError as error:
-        return skipped_by(error, record.name)
+        return skipped_by(error, source.name)
 
 
 def _pieces(read: ReadRecord | SkippedRecord, extractor: EcgJepaFeatureExtractor) -> Iterator[Piece | SkippedRecord]:
@@ -284,6 +241,9 @@ def _prepare(
         "sampling_rate": record.sampling_rate,
         "quality": (*record.findings, *_rest(piece), *(finding.text for finding in features["findings"])),
         "sha256": piece.read.sha256,
+        "labels": piece.read.labels,
+        "patient_id": piece.read.patient_id,
+        "split": piece.read.split,
     }
     return PreparedWindow(row, inputs)
 
@@ -334,41 +294,4 @@ def _embed(
         yield EmbeddedWindow(embedding=embedding, **prepared.row)
 
 
-# The file -------------------------------------------------------------------------------------------------------------
-
-
-def _write(
-    path: Path,
-    embedded: Iterator[EmbeddedWindow | SkippedRecord],
-    origin: Mapping[str, Any],
-    left_out: list[SkippedRecord],
-) -> tuple[int, int]:
-    """Write rows as they come, a group at a time; collect what is left out. The number of records, and of rows."""
-    schema = pa.schema(
-        [pa.field(name, kind, metadata={"description": COLUMNS[name]}) for name, kind in _TYPES.items()],
-        metadata={"ecg_jepa": json.dumps(origin)},
-    )
-    records, rows = set(), 0
-    group: list[EmbeddedWindow] = []
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for item in embedded:
-            if isinstance(item, SkippedRecord):
-                left_out.append(item)
-                continue
-            records.add(item.record)
-            rows += 1
-            group.append(item)
-            if len(group) == _ROWS_A_GROUP:
-                writer.write_table(_table(group, schema))
-                group = []
-        if group:
-            writer.write_table(_table(group, schema))
-    return len(records), rows
-
-
-def _table(group: Sequence[EmbeddedWindow], schema: pa.Schema) -> pa.Table:
-    columns = [pa.array([getattr(row, field.name) for row in group], field.type) for field in schema]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-__all__ = ["EmbeddedWindow", "EmbeddingSummary", "NamedRecord", "embed_records", "embed_to_parquet", "name_records"]
+__all__ = ["EmbeddingSummary", "embed_records", "embed_sources", "embed_to_parquet", "nothing_embedded", "throughput"]

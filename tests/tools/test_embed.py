@@ -26,7 +26,9 @@ from modeling_ecg_jepa import (
     EcgJepaRecordError,
 )
 from modeling_ecg_jepa.tools.columns import COLUMNS
-from modeling_ecg_jepa.tools.embed import EmbeddedWindow, _ahead, embed_records, embed_to_parquet, name_records
+from modeling_ecg_jepa.tools.embed import _ahead, embed_records, embed_to_parquet
+from modeling_ecg_jepa.tools.embed_sources import name_records
+from modeling_ecg_jepa.tools.embedding_files import EmbeddedWindow
 
 NAMES = ["ptb-xl/00001_hr", "ptb-xl/00002_hr"]
 
