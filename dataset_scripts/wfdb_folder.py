@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig, size_and_time
+from dataset_scripts.corpus import About, CorpusEntry, EcgCorpus, EcgCorpusConfig, row_features, size_and_time
 from dataset_scripts.records import find_records
 from dataset_scripts.splits import SPLITS, split_by_hash
 from dataset_scripts.tables import number, read_table
@@ -25,6 +25,7 @@ class WfdbFolderConfig(EcgCorpusConfig):
         patient_column: keeps the records of a patient in one split.
         split_column: "train", "validation" or "test"; else split by a keyed hash of the patient, or of the record.
         age_column, sex_column, report_column: as their names say.
+        value_columns: measurements, each a column of numbers, which rows have under the same name; empty is unknown.
     """
 
     table: str | None = None
@@ -37,6 +38,7 @@ class WfdbFolderConfig(EcgCorpusConfig):
     age_column: str | None = None
     sex_column: str | None = None
     report_column: str | None = None
+    value_columns: Sequence[str] | None = None
 
     def check(self) -> None:
         super().check()
@@ -47,6 +49,12 @@ class WfdbFolderConfig(EcgCorpusConfig):
             )
         if self.label_columns and self.label_column:
             raise EcgJepaConfigError("Give label_columns (one a class) or label_column (all in one), not both.")
+        taken = sorted({"split", *row_features((), {})} & set(self.value_columns or ()))
+        if taken:
+            raise EcgJepaConfigError(
+                f"value_columns={list(self.value_columns or ())!r}: rows have a column {', '.join(taken)} of their "
+                "own; rename those of the table."
+            )
         if self.table is None and self.columns():
             raise EcgJepaConfigError(f"table=None, but columns are named: {', '.join(self.columns())}. Pass the table.")
 
@@ -55,6 +63,7 @@ class WfdbFolderConfig(EcgCorpusConfig):
         single = (self.label_column, self.patient_column, self.split_column)
         return [
             *(self.label_columns or ()),
+            *(self.value_columns or ()),
             *filter(None, (*single, self.age_column, self.sex_column, self.report_column)),
         ]
 
@@ -79,6 +88,11 @@ class WfdbFolder(EcgCorpus):
     def __init__(self, *args, hash: str | None = None, **kwargs):
         table = Path(kwargs.get("data_dir") or "", kwargs.get("table") or "")  # need not lie under the folder
         super().__init__(*args, hash=f"{hash or ''}{size_and_time(table)}", **kwargs)
+
+    @property
+    def EXTRAS(self) -> dict[str, datasets.Value]:
+        """The columns of measurements."""
+        return {name: datasets.Value("float64") for name in self.config.value_columns or ()}
 
     def label_names(self) -> Sequence[str]:
         config = self.config
@@ -128,7 +142,10 @@ class WfdbFolder(EcgCorpus):
             report=value(config.report_column) or None,
             age=number(value(config.age_column), f"{where}, {config.age_column}"),
             sex=_SEXES.get(value(config.sex_column).lower()),
-            extras={"split": split},
+            extras={
+                "split": split,
+                **{name: number(row[name], f"{where}, {name}") for name in config.value_columns or ()},
+            },
         )
 
     def _labels(self, row: dict[str, str], where: str) -> list[str]:

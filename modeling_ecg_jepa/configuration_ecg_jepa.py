@@ -187,13 +187,16 @@ class EcgJepaConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers; a keyword unknown to this version (a newer version's) is dropped with a warning."""
+        """As in transformers; a keyword unknown to this version (a newer version's) is dropped with a warning, and with
+        `id2label` goes its `label2id`."""
         unknown = sorted(set(config_dict) - cls._known_keywords())
         if unknown:
             logger.warning(
                 f"config.json has fields that this version of ecg-jepa does not know and ignores: {', '.join(unknown)}."
                 " They may come from a newer version; update the package to honour them."
             )
+        if kwargs.get("id2label") is not None:  # else the old names would stay beside the new ones
+            kwargs.setdefault("label2id", {label: int(place) for place, label in kwargs["id2label"].items()})
         return super().from_dict({key: value for key, value in config_dict.items() if key not in unknown}, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:

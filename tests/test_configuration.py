@@ -108,6 +108,8 @@ def test_saved_and_loaded_is_equal(tmp_path):
     loaded = EcgJepaConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
     assert loaded.label2id == {"MI": 0, "HYP": 1}
+    renamed = EcgJepaConfig.from_pretrained(tmp_path, id2label={0: "AF", 1: "SR", 2: "VT"})
+    assert renamed.label2id == {"AF": 0, "SR": 1, "VT": 2} and renamed.num_labels == 3
     assert copy.deepcopy(config).to_dict() == config.to_dict()
 
 

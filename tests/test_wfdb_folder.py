@@ -78,6 +78,16 @@ def test_a_table_gives_labels_patients_splits_and_what_else_is_known(folder, loa
     assert rows["ward0/r0"]["report"] == "AF"
 
 
+def test_columns_of_measurements_are_numbers_of_the_rows(folder, load):
+    rows = [row | {"qt_ms": value} for row, value in zip(ROWS, ("412", "", "398.5"), strict=True)]
+    loaded = rows_of(load(folder, table=table(folder, rows), value_columns=["qt_ms"], split_column="part"))
+    assert [loaded[name]["qt_ms"] for name in ("ward0/r0", "ward1/r1", "ward0/r2")] == [412.0, None, 398.5]
+    with pytest.raises(EcgJepaConfigError, match="rows have a column age of their own"):
+        load(folder, table=table(folder, rows), value_columns=["age"])
+    with pytest.raises(EcgJepaRecordError, match="'long' is not a number"):
+        load(folder, table=table(folder, [ROWS[0] | {"qt_ms": "long"}]), value_columns=["qt_ms"])
+
+
 def test_labels_may_stand_in_one_column(folder, load):
     rows = [{"file": "ward0/r0", "dx": "MI; AF"}, {"file": "ward1/r1", "dx": "AF"}, {"file": "ward0/r2", "dx": ""}]
     splits = load(folder, table=table(folder, rows), record_column="file", label_column="dx")

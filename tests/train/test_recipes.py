@@ -31,7 +31,7 @@ def options_of(name: str) -> PretrainOptions:
     return read_options(["--config", str(RECIPES / f"{name}.yaml")])
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted({path.stem for path in RECIPES.glob("*.yaml")} - {"finetune"}))
 def test_every_recipe_builds_a_model_from_corpora_that_there_are(name):
     options = options_of(name)
     with torch.device("meta"):
