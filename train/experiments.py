@@ -263,24 +263,37 @@ class RawReconstruction(EcgJepaForPreTraining):
         num_hidden: Sequence[Tensor] | None = None,
     ) -> EcgJepaForPreTrainingOutput:
         """As in `EcgJepaForPreTraining`; the loss is the mean squared error in mV^2."""
-        masks = {"attention_mask": attention_mask, "lead_mask": lead_mask}
-        if not isinstance(time_mask, Tensor):
-            counts = num_hidden or [None] * len(time_mask)
-            losses = [
-                self(input_values, mask, **masks, num_hidden=None if count is None else [count]).loss
-                for mask, count in zip(time_mask, counts, strict=True)
-            ]
-            return EcgJepaForPreTrainingOutput(loss=torch.stack(losses).mean())
+        given = {"attention_mask": attention_mask, "lead_mask": lead_mask}
+        masks = [time_mask] if isinstance(time_mask, Tensor) else [torch.as_tensor(mask) for mask in time_mask]
+        counts = num_hidden or [None] * len(masks)
+        outputs = [
+            self.reconstruct(input_values, mask, count, **given) for mask, count in zip(masks, counts, strict=True)
+        ]
+        if isinstance(time_mask, Tensor):
+            return outputs[0]
+        return EcgJepaForPreTrainingOutput(loss=torch.stack([output.loss for output in outputs]).mean())
+
+    def reconstruct(
+        self,
+        input_values: Tensor,
+        time_mask: Tensor,
+        num_hidden: Tensor | None,
+        attention_mask: Tensor | None,
+        lead_mask: Tensor | None,
+    ) -> EcgJepaForPreTrainingOutput:
+        """With one mask: samples (batch, leads, hidden times, patch_size) in mV, predicted and as they are."""
         patches = input_values.unflatten(2, (-1, self.config.patch_size))
         batch, num_leads, num_times, _ = patches.shape
         visible, hidden = split_times(time_mask, batch, num_times, input_values.device)
-        encoded = self.encoder(input_values, visible_times=visible, **masks).last_hidden_state
+        encoded = self.encoder(
+            input_values, visible_times=visible, attention_mask=attention_mask, lead_mask=lead_mask
+        ).last_hidden_state
         valid = valid_patches(attention_mask, lead_mask, batch, num_leads, num_times)
         predictions = self.predictor(encoded.unflatten(1, (num_leads, -1)), visible, hidden, valid)
         targets = select_times(patches, hidden)
         errors = (predictions.float() - targets).square().mean(-1)
         weights = torch.ones_like(errors) if valid is None else select_times(valid, hidden)
-        loss = (errors * weights).sum() / (weights.sum() if num_hidden is None else num_hidden[0])
+        loss = (errors * weights).sum() / (weights.sum() if num_hidden is None else num_hidden)
         return EcgJepaForPreTrainingOutput(loss=loss, predictions=predictions, targets=targets, time_mask=time_mask)
 
 
