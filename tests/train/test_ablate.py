@@ -116,6 +116,16 @@ def test_results_say_what_was_run_on_what(finished):
     assert larger["options"] == {"learning_rate": 0.01}
 
 
+def test_models_of_an_experiments_own_go_through_the_training_loop(tmp_path, monkeypatch):
+    made = {variant.make_model for experiment in EXPERIMENTS.values() for variant in experiment.variants}
+    variants = [Variant(make.__name__, make_model=make) for make in sorted(made, key=lambda make: make.__name__)]
+    assert len(variants) == 3  # the usual one, full attention, raw reconstruction
+    monkeypatch.setitem(EXPERIMENTS, "models", dataclasses.replace(TINY_EXPERIMENT, variants=variants))
+    ablate("models", options_for(tmp_path / "models"), [0], "the command")
+    losses = [variant["runs"][0]["loss"] for variant in results_of(tmp_path / "models")["variants"]]
+    assert np.isfinite(losses).all() and len(set(losses)) == 3
+
+
 def test_the_table_and_the_plot_come_from_the_results_alone(finished, tmp_path):
     table = (finished / TABLE).read_text()
     for variant in results_of(finished)["variants"]:
