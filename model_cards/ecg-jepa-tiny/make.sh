@@ -33,10 +33,9 @@ probe() { # NAME MODEL... OPTION...; exit code 3 tells of records that a partial
 vary base
 vary momentum --momentum_start 0.98
 vary slow --momentum_start 0.999
-vary blocks --mask_type multi_block
 vary drop --lead_dropping 0.3
 vary synthetic --corpus "{name: synthetic, records: 2600}"
-probe choices "$runs"/{base,momentum,slow,blocks,drop,synthetic} --cross_validate --baselines random --pool lead
+probe choices "$runs"/{base,momentum,slow,drop,synthetic} --cross_validate --baselines --pool lead
 
 # 2. The checkpoint.
 pretrain main --max_steps 2500
