@@ -1,15 +1,22 @@
 """What README.md promises: two commands of one line each, snippets that run as they stand, links that lead on."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from check_readme import ROOT, Snippet, broken_links, command, markdown_pages, snippets
+from transformers import AutoModelForSequenceClassification
+from written_records import write_counts
 
+from dataset_scripts.signals import resampled, with_leads
+from dataset_scripts.synthesis import synthesize_record
 from modeling_ecg_jepa import EcgJepaConfig, EcgJepaFeatureExtractor, EcgJepaModel
+from modeling_ecg_jepa.leads_ecg_jepa import STANDARD_12_LEADS
 
 README = (ROOT / "README.md").read_text()
 SET_UP = 'python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e ".[{extras}]" && {command}'
@@ -70,6 +77,7 @@ def test_every_snippet_is_run_by_a_test():
         "pretrain",
         "pretrain-prepared",
         "pretrain-eeg",
+        "finetune",
     }
 
 
@@ -104,6 +112,30 @@ def test_pretraining_on_another_signal_runs_as_it_stands_but_for_its_length(work
         run(f"python - <<'END'\nimport numpy as np\n{make}\nEND", workspace)
     run(f"{command(README, 'pretrain-eeg')} {SHORT}", workspace)
     assert (workspace / "runs/eeg/model.safetensors").exists()
+
+
+def test_finetuning_runs_as_it_stands_but_for_its_length_and_a_smaller_corpus(workspace):
+    five_superclasses(workspace / "ptb-xl-short")
+    short = command(README, "finetune").replace("path/to/ptb-xl", "ptb-xl-short")
+    run(f"{short} --num_train_epochs 1 --warmup_epochs 0 --resamples 100 --cpu_threads 1", workspace)
+    model = AutoModelForSequenceClassification.from_pretrained(workspace / "runs/superclasses")
+    assert set(model.config.id2label.values()) == {"NORM", "MI", "STTC", "CD", "HYP"}
+    results = json.loads((workspace / "runs/superclasses/results.json").read_text())
+    assert results["records"] == {"train": 40, "validation": 5, "test": 5}
+    assert results["test"]["measures"]["macro_auroc"]["value"] <= 1
+
+
+def five_superclasses(folder: Path) -> None:
+    """PTB-XL's layout with a record of each superclass in every fold."""
+    (folder / "records100/00000").mkdir(parents=True)
+    lines = ["ecg_id,patient_id,age,sex,report,scp_codes,strat_fold,filename_lr,filename_hr"]
+    for place in range(50):
+        record = resampled(with_leads(synthesize_record(seed=0, index=place)[0], STANDARD_12_LEADS), 100)
+        counts = np.rint(1000 * record.signal).astype(int)
+        write_counts(folder / "records100/00000", f"{place:05d}_lr", counts, leads=STANDARD_12_LEADS)
+        code = ("NORM", "IMI", "NDT", "LAFB", "LVH")[place % 5]
+        lines.append(f"{place},{place},56,1,,{{'{code}': 100.0}},{place // 5 + 1},records100/00000/{place:05d}_lr,")
+    (folder / "ptbxl_database.csv").write_text("\n".join(lines) + "\n")
 
 
 def run(script: str, folder: Path) -> None:
