@@ -257,6 +257,78 @@ def _show_embedded(summary: "EmbeddingSummary") -> None:
             raise typer.Exit(IN_PART)
 
 
+@app.command(
+    epilog="Examples:\n\n"
+    "`ecg-jepa plot-embeddings embeddings.parquet --output map.png`\n\n"
+    "`ecg-jepa plot-embeddings embeddings/code15 --labels split --method tsne --output split.png`\n\n"
+    "`ecg-jepa plot-embeddings embeddings.parquet --labels diagnoses.csv --output diagnoses.png`, with the table\n\n"
+    "`record,label`\n\n`ptb-xl/00001_hr,AF;MI`\n\nor a column of 0 and 1 for each label"
+)
+def plot_embeddings(
+    embeddings: Annotated[
+        Path, typer.Argument(metavar="EMBEDDINGS", help="what `ecg-jepa embed` wrote, a file or a folder of shards")
+    ],
+    output: Annotated[Path, typer.Option(help="picture to write (.png); replaced if it is there")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN_OR_CSV",
+            help="colour by this column (labels, split, ...), or by a CSV table with a column `record`; the column "
+            "`labels` if not given",
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="umap or tsne; umap compiles itself for half a minute first")] = "umap",
+    neighbors: Annotated[
+        int,
+        typer.Option(min=2, help="neighbours that place a point (t-SNE: perplexity); few show detail, many the whole"),
+    ] = 30,
+    points: Annotated[int, typer.Option(min=3, help="draw at most so many, chosen by lot")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed gives the same picture")] = 0,
+) -> None:
+    """Draw embeddings as a map, coloured by label: records that the model takes for alike lie together.
+
+    Where records have several labels each label gets a panel of its own. Look for groups; distances between groups, and
+    their sizes, mean nothing. Whether a label can be read off the embeddings, `train.linear_probe` says with numbers.
+    """
+    from .embedding_plot import plot_embeddings as plot
+
+    summary = plot(embeddings, output, method=method, labels=labels, neighbors=neighbors, points=points, seed=seed)
+    typer.echo("\n".join(summary.in_words()))
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "`ecg-jepa similar records/00001_hr --index embeddings.parquet`\n\n"
+    "`ecg-jepa similar records/00001_hr --index embeddings/code15 --model runs/ecg-jepa-base --neighbors 5 --json`"
+)
+def similar(
+    record: Annotated[str, typer.Argument(metavar="RECORD", help="a WFDB record, with or without .hea or .dat")],
+    index: Annotated[
+        Path,
+        typer.Option(metavar="EMBEDDINGS", help="what `ecg-jepa embed` wrote, a file or a folder of shards"),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="the index's model; from where the index says it was if not given")
+    ] = None,
+    neighbors: Annotated[int, typer.Option(min=1, help="how many")] = 10,
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+) -> None:
+    """Find the records of an index that are most like a record, by the cosine between their embeddings.
+
+    The record is embedded just as the index was, with the same windows and leads; another model than the index's is
+    refused. A distance is 1 minus the cosine: 0 is the same. A record that is in the index finds itself first.
+    """
+    import json
+
+    from .similar import as_json as objects
+    from .similar import find_similar, in_words
+
+    _without_loading_bars()
+    found = find_similar(record, index, model=model, count=neighbors, device=device)
+    typer.echo(json.dumps(objects(found), indent=2) if as_json else "\n".join(in_words(found)))
+
+
 @app.command(epilog="Examples:\n\n`ecg-jepa info runs/ecg-jepa-base`\n\n`ecg-jepa info runs/ecg-jepa-base --json`")
 def info(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="folder or name on the Hub")],
