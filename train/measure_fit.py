@@ -68,7 +68,8 @@ def choose_penalty(features: np.ndarray, targets: np.ndarray, groups: np.ndarray
 
 def _standardise(features: np.ndarray) -> tuple[StandardScaler, np.ndarray]:
     features = np.asarray(features, dtype=float)
-    scaler = StandardScaler().fit(features)
+    with np.errstate(invalid="ignore"):  # a lead that no record has is nowhere a number
+        scaler = StandardScaler().fit(features)
     return scaler, np.nan_to_num(scaler.transform(features))
 
 

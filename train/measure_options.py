@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.measure",
         description="Heart rate, PR, QRS, QT, axis and T amplitude read linearly off frozen encoders, and on LUDB "
-        "where P, QRS and T begin and end: cross-validated, with 95%% intervals over patients, beside random weights "
+        "where P, QRS and T begin and end: cross-validated, with 95% intervals over patients, beside random weights "
         "and the mean of the other records.",
         epilog="The truth decides what the numbers mean: cardiologists' marks (ludb), an algorithm's (--truth "
         "delineator, any corpus), or how records were made (synthetic). An interrupted run goes on where it stopped. "
