@@ -16,7 +16,8 @@ _NOTE = """\
 Ridge regression on frozen embeddings, cross-validated by patient, its penalty chosen inside the fitted part. Intervals
 tell what other patients would have given, not other folds. Limits of agreement: bias -+ 1.96 standard deviations of
 the differences (prediction - truth). Random weights have the same sizes and levers; their numbers are means over seeds.
-The mean of the other folds knows nothing of a record."""
+The mean of the other folds knows nothing of a record. A ridge regression that explains little draws its predictions to
+the mean: then the differences fall with the measurement, as the plots show."""
 
 _LUDB_UNIT = """\
 LUDB's files hold no calibration: its counts are read as 1000 per mV, which fits by amplitude but is documented nowhere.
@@ -27,8 +28,8 @@ One linear layer from the features of a patch and its two neighbours ({layers}) 
 patch's samples; cross-validated by patient. Only the marked span of each lead counts: LUDB's first and last beats
 are not marked. A boundary is found if one of its wave and kind lies within {window:.0f} ms of it, one to one; errors in
 ms are those of the found ones, above 0 where they are late. A patch is {patch:.0f} ms long and no feature is finer
-than a patch, so a linear layer must tell the sample from the patch's own channels: what it misses here a finer
-decoder may find, and dedicated delineators reach standard deviations near 10 ms."""
+than a patch, so a linear layer must tell the sample from the patch's own channels: that limits the timing errors, and a
+decoder with finer steps may find what is missed here."""
 
 _COLOURS = {"pretrained": "tab:blue", "random": "tab:gray"}
 
@@ -42,7 +43,7 @@ def write_tables(results: Mapping[str, Any], file: Path) -> None:
     Raises:
         EcgJepaOutputError: the file cannot be written.
     """
-    sections = ["# Measurements", _describe_records(results), _describe_truth(results), _NOTE]
+    sections = ["# Measurements", _describe_records(results), _describe_truth(results), _models(results), _NOTE]
     if results["corpus"]["name"] == "ludb":
         sections.append(_LUDB_UNIT)
     for table in results["measurements"]:
@@ -81,6 +82,21 @@ def _describe_truth(results: Mapping[str, Any]) -> str:
         )
         text += f" The delineator's mean absolute distance from the cardiologists' marks: {apart}."
     return text
+
+
+def _models(results: Mapping[str, Any]) -> str:
+    lines = []
+    for model in results["models"]:
+        told = model["pretraining"] or {}
+        seen = [corpus["name"] for corpus in told.get("corpus") or []]
+        text = f"{model['name']}: {model['hidden_size']} x {model['num_hidden_layers']}, pretrained on "
+        text += f"{', '.join(seen) or 'what its folder does not tell'}."
+        if results["corpus"]["name"] in seen:
+            text += (
+                f" It has seen records of {results['corpus']['name']}, without the truth, so its numbers flatter it."
+            )
+        lines.append(text)
+    return " ".join(lines)
 
 
 def _describe(table: Mapping[str, Any], results: Mapping[str, Any]) -> str:
