@@ -1,9 +1,9 @@
 """Where P, QRS and T begin and end, read linearly off a frozen encoder's patches: python -m train.measure on LUDB.
 
-Each patch's features (patch embedding, middle and last layer) and those of its two neighbours in the lead go through one
-linear layer to the classes none, P, QRS and T of each of its samples: multinomial logistic regression. A lead's samples
-then have a class each; runs too short for a wave are given to their neighbours, and what is left are waves with onset
-and end.
+Each patch's features (patch embedding, middle and last layer) and those of its two neighbours in the lead go through
+one linear layer to the classes none, P, QRS and T of each of its samples: multinomial logistic regression. A lead's
+samples then have a class each; runs too short for a wave are given to their neighbours, and what is left are waves with
+onset and end.
 """
 
 import hashlib
