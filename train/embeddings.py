@@ -37,7 +37,8 @@ def layer_number(layer: int, config: EcgJepaConfig, name: str) -> int:
 def embed_by_lead(
     model: EcgJepaModel, records: ProbeRecords, places: np.ndarray, layers: Sequence[int], bar: tqdm, batch_size: int
 ) -> np.ndarray:
-    """(records, layers, leads, channels) float32: means over the patches of each lead; NaN where a lead is missing."""
+    """(records, layers, leads, channels) float32: means over the patches of each lead that is given; NaN where it is
+    missing."""
     parts = []
     for some in np.array_split(places, 1 + (len(places) - 1) // batch_size):
         batch = records.windows.__getitems__(some)
@@ -46,7 +47,8 @@ def embed_by_lead(
             outputs.last_hidden_state if layer == model.config.num_hidden_layers else outputs.hidden_states[layer]
             for layer in layers
         ]
-        by_lead = torch.stack([layer.unflatten(1, (len(model.config.leads), -1)).mean(2) for layer in tokens], dim=1)
+        grid = batch["lead_mask"].shape[1], -1
+        by_lead = torch.stack([layer.unflatten(1, grid).mean(2) for layer in tokens], dim=1)
         by_lead = by_lead.float().masked_fill(~batch["lead_mask"].to(model.device)[:, None, :, None], torch.nan)
         parts.append(by_lead.cpu().numpy())
         bar.update(len(some))

@@ -21,7 +21,15 @@ from .augmentations import RandAugment
 from .corpora import open_parts
 from .finetune_options import FinetuneOptions
 from .metrics import outcomes, patient_groups
-from .probe_records import FITTED_FOLDS, TEST_FOLD, VALIDATION_FOLD, draw_patients, leave_out_duplicates, read_labels
+from .probe_records import (
+    FITTED_FOLDS,
+    TEST_FOLD,
+    VALIDATION_FOLD,
+    draw_patients,
+    lead_places,
+    leave_out_duplicates,
+    read_labels,
+)
 from .schedules import mixed_seed
 from .windows import PreparedRows, Windows, leave_out_refused
 
@@ -220,17 +228,6 @@ def leave_out_without_leads(windows: Windows, leads: Sequence[str] | None) -> li
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, max(len(rows), 1), _BLOCK):
         yield rows[start : start + _BLOCK]
-
-
-def lead_places(extractor: EcgJepaFeatureExtractor, leads: Sequence[str]) -> list[int]:
-    """
-    Raises:
-        EcgJepaConfigError: the model has no such lead.
-    """
-    absent = [lead for lead in leads if lead not in extractor.leads]
-    if absent:
-        raise EcgJepaConfigError(f"leads={list(leads)!r}: the model has only {', '.join(extractor.leads)}.")
-    return [list(extractor.leads).index(lead) for lead in leads]
 
 
 # Labels and measurements ----------------------------------------------------------------------------------------------

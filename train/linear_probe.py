@@ -70,8 +70,30 @@ def probe(options: ProbeOptions) -> tuple[dict[str, Any], ProbeRecords]:
     encoders = load_encoders(options.models, device)
     folder = prepare_output_dir(options)
     folds = {*FITTED_FOLDS, *(fold for name in options.evaluations for fold in EVALUATIONS[name])}
-    records = load_probe_records(options.corpus, encoders[0].extractor, sorted(folds))
-    settings = [Setting(name, share) for name in options.evaluations for share in options.train_fractions]
+    records = load_probe_records(options.corpus, encoders[0].extractor, sorted(folds), subgroups=options.subgroups)
+    tables = [
+        table
+        for leads in options.leads
+        for table in _tables_of(options, encoders, records.seen_in(leads) if leads else records, leads, device)
+    ]
+    results = describe_run(options, encoders, records) | {"tables": tables}
+    with whole_file(folder / RESULTS) as unfinished:
+        unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_tables(results, folder / TABLES)
+    save_plot(results, folder / PLOT)
+    return results, records
+
+
+def _tables_of(
+    options: ProbeOptions,
+    encoders: Sequence[Encoder],
+    records: ProbeRecords,
+    leads: tuple[str, ...] | None,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """Of records as they are seen in some leads."""
+    folder = Path(options.output_dir)
+    settings = [Setting(name, share, leads) for name in options.evaluations for share in options.train_fractions]
     tested = {setting: Tested(setting, records, options.resamples) for setting in settings}
     methods = methods_of(
         encoders,
@@ -81,15 +103,10 @@ def probe(options: ProbeOptions) -> tuple[dict[str, Any], ProbeRecords]:
         baselines=options.baselines,
         cache=EmbeddingCache(Path(options.cache_dir or folder / EMBEDDINGS), options.batch_size),
         device=device,
+        recipe=options.recipe,
     )
     cells = run_cells(folder / CELLS, records, methods, settings, options.seeds)
-    results = describe_run(options, encoders, records)
-    results["tables"] = [describe_table(tested[setting], cells[setting]) for setting in settings]
-    with whole_file(folder / RESULTS) as unfinished:
-        unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    write_tables(results, folder / TABLES)
-    save_plot(results, folder / PLOT)
-    return results, records
+    return [describe_table(tested[setting], cells[setting]) for setting in settings]
 
 
 def prepare_output_dir(options: ProbeOptions) -> Path:

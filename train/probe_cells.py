@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset_scripts.outputs import whole_file
-from modeling_ecg_jepa import EcgJepaOutputError
+from modeling_ecg_jepa import EcgJepaError, EcgJepaOutputError
 
 from .metrics import outcomes
 from .probe_methods import Method
@@ -29,20 +30,24 @@ _IN_WORDS = {
     "cross_validate": "cross-validation in folds 1-8",
     "confirm": "fitted on folds 1-8, tested on fold 9",
     "final": "fitted on folds 1-8, tested on fold 10",
+    "transfer": "fitted on folds 1-8, tested on another corpus",
 }
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all methods of a table share: one of `EVALUATIONS`, and the share of the fitted patients that is used."""
+    """What all methods of a table share: one of `EVALUATIONS`, the share of the fitted patients that is used, and the
+    leads that are seen (None for all)."""
 
     evaluation: str
     fraction: float
+    leads: tuple[str, ...] | None = None
 
     @property
     def title(self) -> str:
         labels = "all labels" if self.fraction == 1 else f"{self.fraction:.3g} of the labels"
-        return f"{_IN_WORDS[self.evaluation]}, {labels}"
+        seen = f", lead{'s' * (len(self.leads) > 1)} {' + '.join(self.leads)} alone" if self.leads else ""
+        return f"{_IN_WORDS[self.evaluation]}, {labels}{seen}"
 
     def seeds_of(self, method: Method, seeds: Sequence[int]) -> Sequence[int]:
         """One where another would give the same scores again."""
@@ -82,24 +87,20 @@ def run_cell(folder: Path, records: ProbeRecords, method: Method, setting: Setti
 
     Raises:
         EcgJepaOutputError: its file is damaged, or cannot be written.
+        EcgJepaError: scores that are no numbers.
     """
-    where = {"evaluation": setting.evaluation, "fraction": setting.fraction, "seed": seed, "fold": part.fold}
-    decides = {
-        "schema_version": SCHEMA_VERSION,
-        **where,
-        "method": method.identity,
-        "records": records.part_sha256(part),
-    }
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-    name = f"{setting.evaluation}-{setting.fraction:g}-seed{seed}-fold{part.fold}-{key}.json"
-    file = folder / re.sub(r"[^\w.+-]+", "-", method.name) / name
+    file = cell_file(folder, records, method, setting, seed, part)
     if file.is_file():
-        return _read_cell(file)
+        return read_cell(file)
+    started = time.perf_counter()
     scores, chosen = method.fit(part, seed)
+    if not np.isfinite(scores).all():
+        raise EcgJepaError(f"{method.name}: {np.sum(~np.isfinite(scores)):,} scores are no numbers; training diverged.")
     cell = {
         "schema_version": SCHEMA_VERSION,
         "method": method.name,
-        **where,
+        **_where(setting, seed, part),
+        "seconds": round(time.perf_counter() - started, 2),
         "fitted_records": len(part.fitted),
         "tested_records": len(part.tested),
         "classes_not_fitted": [
@@ -112,6 +113,23 @@ def run_cell(folder: Path, records: ProbeRecords, method: Method, setting: Setti
     }
     _write_cell(file, cell)
     return cell
+
+
+def cell_file(folder: Path, records: ProbeRecords, method: Method, setting: Setting, seed: int, part: Part) -> Path:
+    """Where a cell stands, whether or not it is there."""
+    decides = {
+        "schema_version": SCHEMA_VERSION,
+        **_where(setting, seed, part),
+        "method": method.identity,
+        "records": records.part_sha256(part),  # and the leads that are seen
+    }
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+    name = f"{setting.evaluation}-{setting.fraction:g}-seed{seed}-fold{part.fold}-{key}.json"
+    return folder / re.sub(r"[^\w.+-]+", "-", method.name) / name
+
+
+def _where(setting: Setting, seed: int, part: Part) -> dict[str, Any]:
+    return {"evaluation": setting.evaluation, "fraction": setting.fraction, "seed": seed, "fold": part.fold}
 
 
 def scores_of(cells: Sequence[Cell], ids: Sequence[str]) -> np.ndarray:
@@ -129,7 +147,11 @@ def _write_cell(file: Path, cell: Cell) -> None:
         unfinished.write_text(json.dumps(cell) + "\n", encoding="utf-8")
 
 
-def _read_cell(file: Path) -> Cell:
+def read_cell(file: Path) -> Cell:
+    """
+    Raises:
+        EcgJepaOutputError: there is no such file, or it is damaged.
+    """
     try:
         cell = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from modeling_ecg_jepa.tools.checkpoint import BESIDE_THE_POINT, checkpoint_fold
 from . import probing
 from .baselines import NETWORK, STATISTICS, fit_network, lead_statistics
 from .embeddings import EmbeddingCache, layer_number, pooled
+from .probe_recipe import RECIPE, fit_by_recipe
 from .probe_records import Part, ProbeRecords
 from .probing import Fitted
 
@@ -31,6 +32,33 @@ BASELINES = {
 
 #: What of a configuration matters in pretraining alone.
 _OF_PRETRAINING = ("mask_", "predictor_", "target_", "drop_path_rate")
+
+
+class Reading(NamedTuple):
+    """What is read off an encoder, and how: layers, pooling, and a logistic regression or the authors' recipe."""
+
+    layers: tuple[int, ...]
+    pool: str
+    recipe: bool = False
+
+    @property
+    def title(self) -> str:
+        layers = "" if self.layers == (-1,) else f", layer {' + '.join(map(str, self.layers))}"
+        return f"{self.pool} pool{layers}" + (", authors' recipe" if self.recipe else "")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"pool": self.pool, **({"recipe": RECIPE} if self.recipe else {"probe": probing.SETTINGS})}
+
+    def fit(self, by_lead: np.ndarray, records: ProbeRecords, part: Part, seed: int) -> Fitted:
+        """
+        Args:
+            by_lead: embeddings of `EmbeddingCache.embed`.
+        """
+        features = pooled(by_lead, self.pool)
+        if self.recipe:
+            return fit_by_recipe(features, records.labels, part, seed)
+        return _probe(features, records, part, seed)
 
 
 class Encoder(NamedTuple):
@@ -111,24 +139,28 @@ def methods_of(
     baselines: Sequence[str],
     cache: EmbeddingCache,
     device: torch.device,
+    recipe: bool = False,
 ) -> list[Method]:
     """Every encoder with every pooling and choice of layers, and the baselines; random weights for each shape once.
+
+    Args:
+        recipe: also read the mean pool by the authors' recipe.
 
     Raises:
         EcgJepaConfigError: a layer that an encoder does not have.
     """
     first_of_shape = {encoder.shape: encoder for encoder in reversed(encoders)}
     methods = []
-    for chosen in layers:
-        for pool in pools:
-            methods += [encoder_method(encoder, chosen, pool, records, cache) for encoder in encoders]
-            if "random" in baselines:
-                several = len(first_of_shape) > 1
-                methods += [
-                    random_method(encoder, chosen, pool, records, cache, several)
-                    for encoder in encoders
-                    if first_of_shape[encoder.shape] is encoder
-                ]
+    readings = [Reading(chosen, pool) for chosen in layers for pool in pools]
+    for reading in readings + ([Reading(layers[0], "mean", recipe=True)] if recipe else []):
+        methods += [encoder_method(encoder, reading, records, cache) for encoder in encoders]
+        if "random" in baselines:
+            several = len(first_of_shape) > 1
+            methods += [
+                random_method(encoder, reading, records, cache, several)
+                for encoder in encoders
+                if first_of_shape[encoder.shape] is encoder
+            ]
     if "statistics" in baselines:
         methods.append(statistics_method(records))
     if "supervised" in baselines:
@@ -136,51 +168,44 @@ def methods_of(
     return methods
 
 
-def encoder_method(
-    encoder: Encoder, layers: tuple[int, ...], pool: str, records: ProbeRecords, cache: EmbeddingCache
-) -> Method:
+def encoder_method(encoder: Encoder, reading: Reading, records: ProbeRecords, cache: EmbeddingCache) -> Method:
     """A probe on what a frozen encoder makes of the records."""
-    numbers = [layer_number(layer, encoder.model.config, encoder.name) for layer in layers]
+    numbers = [layer_number(layer, encoder.model.config, encoder.name) for layer in reading.layers]
 
     @functools.cache
-    def features() -> np.ndarray:
-        return pooled(cache.embed(encoder.model, encoder.sha256, records, numbers, encoder.name), pool)
+    def by_lead() -> np.ndarray:
+        return cache.embed(encoder.model, encoder.sha256, records, numbers, encoder.name)
 
     return Method(
-        name=f"{encoder.name}, {_variant(layers, pool)}",
+        name=f"{encoder.name}, {reading.title}",
         kind="pretrained",
-        identity={"encoder": encoder.sha256, "layers": numbers, "pool": pool, "probe": probing.SETTINGS},
-        fit=lambda part, seed: _probe(features(), records, part, seed),
-        features={"shape": encoder.shape, "variant": _variant(layers, pool)},
+        identity={"encoder": encoder.sha256, "layers": numbers, **reading.identity},
+        fit=lambda part, seed: reading.fit(by_lead(), records, part, seed),
+        varies=reading.recipe,
+        features={"shape": encoder.shape, "variant": reading.title},
     )
 
 
 def random_method(
-    like: Encoder, layers: tuple[int, ...], pool: str, records: ProbeRecords, cache: EmbeddingCache, several: bool
+    like: Encoder, reading: Reading, records: ProbeRecords, cache: EmbeddingCache, several: bool
 ) -> Method:
     """The same with an encoder of the same configuration, levers included, and the weights that the seed gives."""
-    numbers = [layer_number(layer, like.model.config, like.name) for layer in layers]
+    numbers = [layer_number(layer, like.model.config, like.name) for layer in reading.layers]
 
     @functools.cache
-    def features(seed: int) -> np.ndarray:
+    def by_lead(seed: int) -> np.ndarray:
         model = random_encoder(like, seed)
         sha256 = encoder_sha256(model, like.extractor)
-        return pooled(cache.embed(model, sha256, records, numbers, f"random weights {seed}"), pool)
+        return cache.embed(model, sha256, records, numbers, f"random weights {seed}")
 
     name = f"random weights like {like.name}" if several else "random weights"
     return Method(
-        name=f"{name}, {_variant(layers, pool)}",
+        name=f"{name}, {reading.title}",
         kind="random",
-        identity={
-            "random": like.shape,
-            "torch": torch.__version__,
-            "layers": numbers,
-            "pool": pool,
-            "probe": probing.SETTINGS,
-        },
-        fit=lambda part, seed: _probe(features(seed), records, part, seed),
+        identity={"random": like.shape, "torch": torch.__version__, "layers": numbers, **reading.identity},
+        fit=lambda part, seed: reading.fit(by_lead(seed), records, part, seed),
         varies=True,
-        features={"shape": like.shape, "variant": _variant(layers, pool)},
+        features={"shape": like.shape, "variant": reading.title},
     )
 
 
@@ -217,7 +242,3 @@ def supervised_method(records: ProbeRecords, device: torch.device) -> Method:
 
 def _probe(features: np.ndarray, records: ProbeRecords, part: Part, seed: int) -> Fitted:
     return probing.fit_and_score(features, records.labels, records.groups, part, seed)
-
-
-def _variant(layers: tuple[int, ...], pool: str) -> str:
-    return f"{pool} pool" + ("" if layers == (-1,) else f", layer {' + '.join(map(str, layers))}")

@@ -8,11 +8,13 @@ from typing import Any
 
 import yaml
 
-from modeling_ecg_jepa import EcgJepaConfigError
+from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError
+from modeling_ecg_jepa.leads_ecg_jepa import canonical_leads
 
 from .options import CorpusChoice, with_underscores
 from .probe_methods import BASELINES, POOLS
 from .probe_records import EVALUATIONS
+from .subgroups import COMMON
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class ProbeOptions:
     train_fractions: Sequence[float] = (1.0,)
     pools: Sequence[str] = tuple(POOLS)
     layers: Sequence[tuple[int, ...]] = ((-1,),)
+    leads: Sequence[tuple[str, ...] | None] = (None,)
+    recipe: bool = False
+    subgroups: Sequence[str] = ()
     baselines: Sequence[str] = tuple(BASELINES)
     seeds: Sequence[int] = (0, 1, 2)
     resamples: int = 1000
@@ -40,7 +45,7 @@ class ProbeOptions:
     overwrite: bool = False
 
     def __post_init__(self):
-        for name in ("models", "train_fractions", "pools", "layers", "seeds"):
+        for name in ("models", "train_fractions", "pools", "layers", "leads", "seeds"):
             values = getattr(self, name)
             _require(len(set(values)) == len(values) > 0, name, list(values), "must name at least one, and none twice")
         for fraction in self.train_fractions:
@@ -65,7 +70,7 @@ def read_probe_options(arguments: Sequence[str]) -> ProbeOptions:
         SystemExit: wrong usage, or after `--help`.
     """
     given = vars(_parser().parse_args([with_underscores(text) for text in arguments]))
-    evaluations = [name for name in EVALUATIONS if given.pop(name)] or ["cross_validate"]
+    evaluations = [name for name in EVALUATIONS if given.pop(name, False)] or ["cross_validate"]
     corpus = read_corpus(given.pop("corpus"), *(given.pop(name) for name in ("data_dir", "label_set", "files")))
     return ProbeOptions(corpus=corpus, evaluations=evaluations, **given)
 
@@ -101,6 +106,14 @@ def read_choice(text: str, data_dir: str | None) -> CorpusChoice:
 
 def _layers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
+
+
+def read_leads(text: str) -> tuple[str, ...] | None:
+    """`all`, or names with commas between, as the lead table calls them."""
+    try:
+        return None if text == "all" else tuple(canonical_leads(text.split(",")))
+    except EcgJepaError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,6 +178,26 @@ def _add_comparison(group: argparse._ArgumentGroup) -> None:
         metavar="N[,N...]",
         help="which layer is probed: 0 the patch embedding, 1 the first, -1 the last (default); 2,4 puts two side by "
         "side",
+    )
+    add(
+        "--recipe",
+        action="store_true",
+        help="also the linear layer of ECG-JEPA's authors: AdamW, 10 epochs, on the mean pool as it is",
+    )
+    add(
+        "--leads",
+        nargs="+",
+        type=read_leads,
+        default=[None],
+        metavar="LEAD[,LEAD...]",
+        help="what is given to encoder, statistics and network: all (default), or some leads, such as all II I,II",
+    )
+    add(
+        "--subgroups",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help=f"also divide the tested records by columns of the corpus: {', '.join(COMMON)} or others",
     )
     baselines = "; ".join(f"{name}: {meaning}" for name, meaning in BASELINES.items())
     add("--baselines", nargs="*", choices=BASELINES, default=list(BASELINES), help=f"{baselines} (default: all)")

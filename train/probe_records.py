@@ -1,33 +1,45 @@
 """The records of a linear probe: labels, patients and folds of a corpus, each signal once; who is fitted on whom."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
 
 from dataset_scripts.leakage import DuplicatePair, check_leakage
 from dataset_scripts.recordings import Recording
 from dataset_scripts.records import EcgRecord
 from dataset_scripts.skipped import SkippedRecord
-from dataset_scripts.splits import SplitManifest
+from dataset_scripts.splits import SPLITS, SplitManifest
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaFeatureExtractor
 from modeling_ecg_jepa.collator_ecg_jepa import MISSING_COUNT
 
-from .corpora import open_corpus
+from .corpora import open_parts
 from .metrics import patient_groups
 from .options import CorpusChoice
+from .subgroups import read_subgroups
 from .windows import PreparedRows, Windows, leave_out_refused
 
 #: PTB-XL's folds: cross-validated and fitted, chosen on, tested once (Wagner et al., Sci Data 7:154 (2020)).
 FITTED_FOLDS, VALIDATION_FOLD, TEST_FOLD = tuple(range(1, 9)), 9, 10
 
+#: Where the records of another corpus stand, which are tested and never fitted (transfer.py).
+OTHER_CORPUS_FOLD = 11
+
 #: Evaluation -> the folds that it tests. What is tested outside `FITTED_FOLDS` is fitted on all of them.
-EVALUATIONS = {"cross_validate": FITTED_FOLDS, "confirm": (VALIDATION_FOLD,), "final": (TEST_FOLD,)}
+EVALUATIONS = {
+    "cross_validate": FITTED_FOLDS,
+    "confirm": (VALIDATION_FOLD,),
+    "final": (TEST_FOLD,),
+    "transfer": (OTHER_CORPUS_FOLD,),
+}
 
 #: Fewer patients than this cannot be split once more to choose a penalty or a number of epochs.
 FEWEST_PATIENTS = 20
@@ -45,6 +57,7 @@ class ProbeRecords:
         folds: (records,).
         left_out: records that could not be read or have no label, with the reasons.
         duplicates: pairs of one signal, of which the second was left out.
+        subgroups: of each way to divide the records, the group of each.
     """
 
     windows: Windows
@@ -55,6 +68,7 @@ class ProbeRecords:
     folds: np.ndarray
     left_out: list[SkippedRecord]
     duplicates: list[DuplicatePair]
+    subgroups: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def groups(self) -> np.ndarray:
@@ -91,25 +105,97 @@ class ProbeRecords:
 
     def _signals_sha256(self, places: np.ndarray) -> str:
         digest = hashlib.sha256("\n".join(self.ids[place] for place in places).encode())
+        if isinstance(self.windows, SeenLeads):
+            digest.update(json.dumps(self.windows.leads).encode())
         for some in np.array_split(places, 1 + len(places) // 256):
             for array in self.windows.rows.read(self.windows.usable[some]):
                 digest.update(array.tobytes())
         return digest.hexdigest()
 
+    def take(self, places: np.ndarray) -> "ProbeRecords":
+        """Some of the records, in ascending order of their places."""
+        windows = copy.copy(self.windows)
+        windows.usable = windows.usable[places]
+        return dataclasses.replace(
+            self,
+            windows=windows,
+            labels=self.labels[places],
+            ids=[self.ids[place] for place in places],
+            patients=[self.patients[place] for place in places],
+            folds=self.folds[places],
+            subgroups={name: groups[places] for name, groups in self.subgroups.items()},
+        )
+
+    def seen_in(self, leads: Sequence[str]) -> "ProbeRecords":
+        """The records with some leads only, for encoder, statistics and network alike; those without a signal in any of
+        them are left out.
+
+        Raises:
+            EcgJepaConfigError: the model has no such lead, or no record has these.
+        """
+        windows = SeenLeads(self.windows, leads)
+        there = [
+            windows.__getitems__(some)["lead_mask"].any(1).numpy()
+            for some in np.array_split(np.arange(len(self.ids)), 1 + len(self.ids) // 256)
+        ]
+        places = np.flatnonzero(np.concatenate(there))
+        if not len(places):
+            raise EcgJepaConfigError(f"{self.windows.corpus}: no record has a signal in {', '.join(leads)}.")
+        reason = f"no signal in {', '.join(leads)}"
+        without = [SkippedRecord(self.ids[place], reason, reason) for place in set(range(len(self.ids))) - set(places)]
+        return dataclasses.replace(self, windows=windows, left_out=self.left_out + without).take(places)
+
+
+class SeenLeads(Windows):
+    """Windows of which a model is given some leads only.
+
+    Raises:
+        EcgJepaConfigError: the model has no such lead.
+    """
+
+    def __init__(self, windows: Windows, leads: Sequence[str]):
+        super().__init__(windows.rows, windows.extractor, windows.corpus)
+        self.usable, self.leads, self.places = windows.usable, list(leads), lead_places(windows.extractor, leads)
+
+    def __getitems__(self, places: Sequence[int]) -> dict[str, torch.Tensor]:
+        """As of `Windows`, with fewer leads, and as `leads` which they are."""
+        batch = super().__getitems__(places)
+        fewer = {name: batch[name][:, self.places] for name in ("input_values", "lead_mask")}
+        return batch | fewer | {"leads": torch.tensor(self.places)}
+
+
+def lead_places(extractor: EcgJepaFeatureExtractor, leads: Sequence[str]) -> list[int]:
+    """
+    Raises:
+        EcgJepaConfigError: the model has no such lead.
+    """
+    absent = [lead for lead in leads if lead not in extractor.leads]
+    if absent:
+        raise EcgJepaConfigError(f"leads={list(leads)!r}: the model has only {', '.join(extractor.leads)}.")
+    return [list(extractor.leads).index(lead) for lead in leads]
+
 
 def load_probe_records(
-    choice: CorpusChoice, extractor: EcgJepaFeatureExtractor, folds: Sequence[int], quiet: bool = False
+    choice: CorpusChoice,
+    extractor: EcgJepaFeatureExtractor,
+    folds: Sequence[int],
+    quiet: bool = False,
+    subgroups: Sequence[str] = (),
 ) -> ProbeRecords:
     """Open a corpus, keep some folds of it, and of recordings that are the same signal keep one: that of the lowest
     fold, so that nothing is tested that was fitted, or seen in pretraining, under another id.
 
+    Args:
+        subgroups: how results will be divided: columns of the corpus, such as age or sex.
+
     Raises:
-        EcgJepaError: no such corpus or folder, no labels of a set, no folds, no usable record, or a patient in several
-            folds.
+        EcgJepaError: no such corpus or folder, no labels of a set, no folds, no usable record, no column of a subgroup,
+            or a patient in several folds.
     """
-    rows, left_out = open_corpus(dataclasses.replace(choice, held_out=True), extractor)
+    rows, parts, left_out = open_parts(choice, extractor, SPLITS)
     names, labels = read_labels(rows, choice.title)
-    all_folds = read_folds(rows, choice.title)
+    all_folds = read_folds(rows, parts, choice.title)
+    divided = read_subgroups(rows, subgroups, choice.title)
     windows = Windows(rows, extractor, choice.title)
     left_out += leave_out_refused(windows, quiet=quiet)
     wanted = windows.usable[np.isin(all_folds[windows.usable], folds)]
@@ -133,6 +219,7 @@ def load_probe_records(
         folds=all_folds[usable],
         left_out=left_out,
         duplicates=duplicates,
+        subgroups={name: of_rows[usable] for name, of_rows in divided.items()},
     )
 
 
@@ -152,19 +239,29 @@ def read_labels(rows: PreparedRows, title: str) -> tuple[list[str], np.ndarray]:
     return list(names), labels
 
 
-def read_folds(rows: PreparedRows, title: str) -> np.ndarray:
-    """The fold of each row.
+def read_folds(rows: PreparedRows, parts: np.ndarray, title: str) -> np.ndarray:
+    """The fold of each row: the corpus's own, or 9 and 10 for its validation and test parts and 1 to 8, by a hash of
+    the patient, for its training part.
 
     Raises:
-        EcgJepaConfigError: the corpus has none.
+        EcgJepaConfigError: the corpus has neither folds nor these parts.
     """
     folds = rows.column("fold")
-    if folds is None or folds.null_count:
+    if folds is not None and not folds.null_count:
+        return folds.to_numpy()
+    if set(parts.tolist()) != set(SPLITS):
         raise EcgJepaConfigError(
             f"{title} has records without a fold. The probe needs folds as PTB-XL has them (1 to 8 to fit and to "
-            "cross-validate, 9 to confirm, 10 to test): --corpus ptb_xl, or prepare a corpus with the column `fold`."
+            "cross-validate, 9 to confirm, 10 to test), or all of the parts train, validation and test: --corpus "
+            "ptb_xl, or prepare a corpus with the column `fold`."
         )
-    return folds.to_numpy()
+    ids, patients = (rows.column(name).to_pylist() for name in ("record_id", "patient_id"))
+    drawn = np.array([_hashed_fold(patient or name) for name, patient in zip(ids, patients, strict=True)])
+    return np.where(parts == SPLITS[0], drawn, np.where(parts == SPLITS[1], VALIDATION_FOLD, TEST_FOLD))
+
+
+def _hashed_fold(patient: str) -> int:
+    return FITTED_FOLDS[hashlib.sha256(f"fold of {patient}".encode()).digest()[0] % len(FITTED_FOLDS)]
 
 
 # The same signal twice ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dataset_scripts.outputs import whole_file
 _MEASURES = {
     "macro_auroc": "macro AUROC",
     "macro_average_precision": "macro average precision",
+    "macro_f1": "macro F1 at 0.5",
     "macro_auroc_of_pooled_scores": "macro AUROC, all folds ranked together",
 }
 
