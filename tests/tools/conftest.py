@@ -4,11 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from written_records import write_record
 
 from modeling_ecg_jepa import EcgJepaConfig, EcgJepaModel
 from modeling_ecg_jepa.tools.convert import convert_from_authors
+from modeling_ecg_jepa.tools.prepare import prepare
 from modeling_ecg_jepa.tools.verify import write_verification
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -42,6 +45,27 @@ def random_model(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     EcgJepaModel(EcgJepaConfig.from_preset("tiny", num_hidden_layers=2)).save_pretrained(folder)
     write_verification(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labelled_records(tmp_path_factory) -> Path:
+    """Fifteen records of noise of five patients, with table.csv: AF in every other, MI in every third."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = []
+    for seed in range(15):
+        write_record(folder, f"r{seed:02}", seed=seed)
+        rows.append({"record": f"r{seed:02}", "who": f"p{seed % 5}", "AF": (seed + 1) % 2, "MI": int(seed % 3 == 0)})
+    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared_corpus(labelled_records, tmp_path_factory) -> Path:
+    """`labelled_records` as `ecg-jepa prepare` leaves them. Not to be written to."""
+    folder = tmp_path_factory.mktemp("corpora") / "prepared"
+    columns = {"table": "table.csv", "label_columns": ["AF", "MI"], "patient_column": "who"}
+    prepare("wfdb_folder", folder, data_dir=labelled_records, cache_dir=str(folder.parent / "cache"), **columns)
     return folder
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import load_dataset
 from transformers import AutoFeatureExtractor, AutoModel
 
 from dataset_scripts.records import read_record, record_sha256
@@ -167,6 +168,64 @@ def test_any_of_our_models_gives_its_encoders_embeddings_and_keeps_its_mode(kind
     model.encoder.eval()
     expected = by_hand(model.encoder, extractor, read_record(records / NAMES[1]))[0]
     assert np.abs(rows[1].embedding - expected).max() < 1e-5
+
+
+# Prepared corpora ----------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_prepared_corpus_get_the_embeddings_of_their_records(
+    model, extractor, prepared_corpus, labelled_records
+):
+    rows = {row.record: row for row in rows_of(embed_records([prepared_corpus], model, extractor))}
+    records = rows_of(embed_records([labelled_records], model, extractor))
+    assert len(rows) == len(records) == 15
+    for record in records:
+        assert np.abs(rows[record.record].embedding - record.embedding).max() < 1e-5
+        assert rows[record.record].lead_names == record.lead_names
+        assert (record.labels, record.patient_id, record.split) == (None, None, None)
+
+
+def test_rows_keep_labels_patients_and_splits(random_model, prepared_corpus, tmp_path):
+    embed_to_parquet([prepared_corpus], random_model, tmp_path / "e.parquet", device="cpu")
+    table = pq.read_table(tmp_path / "e.parquet").to_pylist()
+    plain = load_dataset(str(prepared_corpus), cache_dir=str(tmp_path / "cache"))
+    names = plain["train"].features["labels"].feature.names
+    expected = {
+        row["record_id"]: ([names[label] for label in row["labels"]], row["patient_id"], split)
+        for split, part in plain.items()
+        for row in part
+    }
+    assert {row["record"]: (row["labels"], row["patient_id"], row["split"]) for row in table} == expected
+    assert len({row["sha256"] for row in table}) == 15
+
+
+def test_a_shard_of_a_corpus_and_its_folder_name_the_same_rows(prepared_corpus):
+    shard = min((prepared_corpus / "data").glob("train-*.parquet"))
+    alone, _ = name_records([shard])
+    together, absent = name_records([prepared_corpus, shard])
+    assert absent == [] and len(together) == 15
+    assert {row.name for row in alone} < {row.name for row in together}
+
+
+def test_a_folder_of_records_with_an_old_output_in_it_is_one_of_records(random_model, records, tmp_path):
+    folder = Path(shutil.copytree(records, tmp_path / "records"))
+    for _ in range(2):
+        assert embed_to_parquet([folder], random_model, folder / "e.parquet").rows == 2
+
+
+def test_two_corpora_with_the_same_ids_are_refused(prepared_corpus, tmp_path):
+    shutil.copytree(prepared_corpus, tmp_path / "other")
+    with pytest.raises(EcgJepaInputError, match=r"row \d+ and .* would both be called 'r\d+'.*Embed them into two"):
+        name_records([prepared_corpus, tmp_path / "other"])
+
+
+def test_parquet_files_that_are_no_corpus_are_left_out_with_the_reason(tmp_path):
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
+    found, (absent,) = name_records([tmp_path])
+    assert found == [] and absent.reason == "no prepared dataset"
+    (tmp_path / "a.parquet").write_text("no Parquet")
+    found, (absent,) = name_records([tmp_path / "a.parquet"])
+    assert found == [] and "a.parquet" in absent.message
 
 
 # Names ---------------------------------------------------------------------------------------------------------------
