@@ -20,7 +20,9 @@ DELINEATED_LEADS = ("I", "II", "aVF", "V2", "V5")
 #: R peaks are found in the first of these that a record has, and hold for all leads.
 _RHYTHM_LEADS = ("II", "I", "V5")
 
-METHOD = "dwt"
+#: Of neurokit2's methods the nearest to the cardiologists' marks on 20 records of LUDB, and the fastest: mean absolute
+#: distances of PR, QRS and QT of 9, 23 and 16 ms ("dwt", its default, 49, 62 and 44). Its QRS is some 20 ms too short.
+METHOD = "prominence"
 
 #: neurokit2's names of onset, peak and end of each wave.
 _POINTS = {

@@ -237,7 +237,7 @@ def _from_columns(inputs: ProbeRecords) -> dict[str, Truth]:
 
 
 def _delineate_all(rows: datasets.Dataset, cache: Path) -> dict[str, Truth]:
-    """Measurements by the delineator, read where a run has left them: they take a second a record."""
+    """Measurements by the delineator, read where a run has left them: some 0.2 s a record."""
     measured: dict[str, Truth] = {}
     with tqdm(total=len(rows), desc="delineating") as bar:
         for start in range(0, len(rows), _DELINEATED_TOGETHER):
