@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from dataset_scripts.outputs import whole_file
 
 #: The measures of a table's first columns, as `probe.json` and as the table calls them.
-_MEASURES = {
+MEASURES = {
     "macro_auroc": "macro AUROC",
     "macro_average_precision": "macro average precision",
     "macro_f1": "macro F1 at 0.5",
@@ -22,13 +22,14 @@ A method's numbers are means over its seeds. Intervals tell what other patients 
 fitted records or other seeds. In cross-validation a record is compared with those of its own fold, which the same
 fitted model scored; ranking all folds together compares scores of several models, which differ most with few labels."""
 
-_KINDS = {
+KINDS = {
     "pretrained": ("tab:blue", "pretrained"),
     "random": ("tab:gray", "random weights"),
     "statistics": ("tab:orange", "statistics"),
     "supervised": ("tab:green", "supervised network"),
+    "fine-tuned": ("tab:purple", "fine-tuned"),
 }
-_EACH_SEED = "each seed"
+EACH_SEED = "each seed"
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -40,9 +41,9 @@ def write_tables(results: Mapping[str, Any], file: Path) -> None:
     Raises:
         EcgJepaOutputError: the file cannot be written.
     """
-    sections = ["# Linear probe", _describe_records(results), results["leakage"], _models(results), _NOTE]
+    sections = ["# Linear probe", describe_records(results), results["leakage"], _models(results), _NOTE]
     for table in results["tables"]:
-        sections += [f"## {_capitalised(table['title'])}", _describe_table(table), _methods(table)]
+        sections += [f"## {capitalised(table['title'])}", describe_table(table), _methods(table)]
         if table["differences"]:
             sections += ["Differences on the same resamples; above 0 is in the model's favour:", _differences(table)]
         sections += ["AUROC of each class:", _classes(table)]
@@ -50,7 +51,7 @@ def write_tables(results: Mapping[str, Any], file: Path) -> None:
         unfinished.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
 
-def _describe_records(results: Mapping[str, Any]) -> str:
+def describe_records(results: Mapping[str, Any]) -> str:
     folds = ", ".join(f"{fold}: {count:,}" for fold, count in results["splits"]["records_by_fold"].items())
     classes = ", ".join(f"{label['name']} {label['records']:,}" for label in results["labels"])
     text = f"{results['records']:,} records of {results['corpus']['name']}, by fold {folds}. Labels: {classes}."
@@ -72,10 +73,10 @@ def _models(results: Mapping[str, Any]) -> str:
         seen += " with its held-out parts" if told.get("allow_held_out") else ""
         sizes = f"{model['hidden_size']} x {model['num_hidden_layers']}"
         rows.append([model["name"], sizes, f"{model['parameters']:,}", str(told.get("steps", "unknown")), seen])
-    return _markdown(["model", "channels x layers", "parameters", "steps", "pretrained on"], rows)
+    return markdown(["model", "channels x layers", "parameters", "steps", "pretrained on"], rows)
 
 
-def _describe_table(table: Mapping[str, Any]) -> str:
+def describe_table(table: Mapping[str, Any]) -> str:
     text = f"{table['tested_records']:,} records tested; 95% intervals by resampling {table['resampled']}."
     undefined = [
         f"{each['name']} ({each['positives']:,} with, {each['negatives']:,} without)"
@@ -87,42 +88,42 @@ def _describe_table(table: Mapping[str, Any]) -> str:
 def _methods(table: Mapping[str, Any]) -> str:
     names = _measures(table)
     rows = [
-        [method["name"], str(len(method["runs"])), *(_interval(method["measures"][name]) for name in names)]
+        [method["name"], str(len(method["runs"])), *(interval(method["measures"][name]) for name in names)]
         for method in table["methods"]
     ]
-    return _markdown(["method", "seeds", *(_MEASURES[name] for name in names)], rows)
+    return markdown(["method", "seeds", *(MEASURES[name] for name in names)], rows)
 
 
 def _differences(table: Mapping[str, Any]) -> str:
     names = _measures(table)
     rows = [
-        [each["method"], each["minus"], *(_interval(each["measures"][name], sign="+") for name in names)]
+        [each["method"], each["minus"], *(interval(each["measures"][name], sign="+") for name in names)]
         for each in table["differences"]
     ]
-    return _markdown(["method", "minus", *(_MEASURES[name] for name in names)], rows)
+    return markdown(["method", "minus", *(MEASURES[name] for name in names)], rows)
 
 
 def _classes(table: Mapping[str, Any]) -> str:
     prefix = "auroc of "
     names = [name for name in table["methods"][0]["measures"] if name.startswith(prefix)]
-    rows = [[method["name"], *(_interval(method["measures"][name]) for name in names)] for method in table["methods"]]
-    return _markdown(["method", *(name.removeprefix(prefix) for name in names)], rows)
+    rows = [[method["name"], *(interval(method["measures"][name]) for name in names)] for method in table["methods"]]
+    return markdown(["method", *(name.removeprefix(prefix) for name in names)], rows)
 
 
 def _measures(table: Mapping[str, Any]) -> list[str]:
-    return [name for name in _MEASURES if name in table["methods"][0]["measures"]]
+    return [name for name in MEASURES if name in table["methods"][0]["measures"]]
 
 
-def _interval(number: Mapping[str, float], sign: str = "") -> str:
-    value, low, high = (f"{number[name]:{sign}.3f}" for name in ("value", "low", "high"))
+def interval(number: Mapping[str, float], sign: str = "", digits: int = 3) -> str:
+    value, low, high = (f"{number[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
-def _capitalised(text: str) -> str:
+def capitalised(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
@@ -147,7 +148,7 @@ def save_plot(results: Mapping[str, Any], file: Path) -> None:
     handles = {
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    labels = [label for label in (*(label for _, label in _KINDS.values()), _EACH_SEED) if label in handles]
+    labels = [label for label in (*(label for _, label in KINDS.values()), EACH_SEED) if label in handles]
     figure.legend(
         [handles[label] for label in labels],
         labels,
@@ -164,15 +165,15 @@ def save_plot(results: Mapping[str, Any], file: Path) -> None:
 def _draw(axes: Axes, table: Mapping[str, Any]) -> None:
     for row, method in enumerate(table["methods"]):
         number = method["measures"]["macro_auroc"]
-        colour, label = _KINDS[method["kind"]]
+        colour, label = KINDS[method["kind"]]
         axes.plot([number["low"], number["high"]], [row, row], color=colour, linewidth=2.5)
         axes.plot(number["value"], row, "o", color=colour, label=label)
         of_seeds = [run["macro_auroc"] for run in method["runs"]]
         if len(of_seeds) > 1:
-            axes.plot(of_seeds, [row] * len(of_seeds), "|", color="black", markersize=9, label=_EACH_SEED)
+            axes.plot(of_seeds, [row] * len(of_seeds), "|", color="black", markersize=9, label=EACH_SEED)
         axes.annotate(
             f"{number['value']:.3f}", (number["value"], row), (0, 6), textcoords="offset points", ha="center", size=8
         )
-    axes.set_title(_capitalised(table["title"]).replace(", ", "\n"), fontsize=10)
+    axes.set_title(capitalised(table["title"]).replace(", ", "\n"), fontsize=10)
     axes.set_xlabel("macro AUROC, 95% interval over patients")
     axes.grid(axis="x", alpha=0.3)

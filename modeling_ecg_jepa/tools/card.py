@@ -63,7 +63,7 @@ def write_model_card(
     """Write the card of a checkpoint's folder and return where it is.
 
     Args:
-        results: `probe.json` files about these weights.
+        results: `probe.json` files, or `results.json` of benchmarks, about these weights.
         compared: `probe.json` files of several variants, the first of which the others are compared with.
         notes: Markdown that is taken over; its numbers must stand in one of the JSONs.
         output: `README.md` in the folder if not given.
@@ -208,6 +208,9 @@ def _result_parts(evidence: Sequence[Evidence], variants: Sequence[dict[str, Any
             for each in variants
         ],
         "lead_pool": any("lead pool" in line for line in in_short),
+        "groups": list(
+            dict.fromkeys(group["by"] for each in evidence for table in each.tables for group in table.subgroups)
+        ),
     }
 
 

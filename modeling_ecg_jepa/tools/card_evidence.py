@@ -1,4 +1,5 @@
-"""What a card says of results: tables and sentences from the `probe.json` of `python -m train.linear_probe`."""
+"""What a card says of results: tables and sentences from the `probe.json` of `python -m train.linear_probe`, or the
+`results.json` of `python -m train.benchmark`, which has tables of the same shape."""
 
 import json
 import os
@@ -21,6 +22,7 @@ SCHEMA_VERSION = 1
 MEASURES = {
     "macro_auroc": "macro AUROC",
     "macro_average_precision": "macro average precision",
+    "macro_f1": "macro F1 at 0.5",
     "macro_auroc_of_pooled_scores": "macro AUROC, all folds ranked together",
 }
 
@@ -30,7 +32,11 @@ BETTER, UNCLEAR, WORSE = "clearly better", "no clear difference", "clearly worse
 _WORDS = {BETTER: "than", UNCLEAR: "to", WORSE: "than"}
 _OUTCOMES = {BETTER: "helped clearly", UNCLEAR: "no clear difference", WORSE: "hurt clearly"}
 
-_SPLITS = {"cross_validate": "folds 1-8, cross-validated", "confirm": "fold 9", "final": "fold 10"}
+_SPLITS = {
+    "cross_validate": "folds 1-8, cross-validated",
+    "confirm": "fold 9",
+    "final": "fold 10",
+}
 
 _NEEDED = "command commit versions seeds corpus records splits labels left_out exclusions leakage models tables".split()
 
@@ -42,12 +48,15 @@ _SUPERCLASSES = {
     "HYP": "hypertrophy",
 }
 
+#: Kinds of methods that start from the model's weights.
+_OURS = ("pretrained", "fine-tuned")
+
 #: How tables call the model that the card is of.
 THIS = "this model"
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A `probe.json`.
+    """A `probe.json`, or the `results.json` of a benchmark.
 
     Raises:
         EcgJepaCheckpointError: no such file, a damaged one, or one of another schema.
@@ -60,7 +69,8 @@ def read_results(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise EcgJepaCheckpointError(
-            f"{path} is no whole probe.json ({what}). Make it again by python -m train.linear_probe."
+            f"{path} is no whole probe.json or results.json of a benchmark ({what}). Make it again by python -m "
+            "train.linear_probe or train.benchmark."
         ) from error
     if version != SCHEMA_VERSION:
         raise EcgJepaCheckpointError(
@@ -131,17 +141,22 @@ class Table:
 
     def __init__(self, table: Mapping[str, Any], name: str):
         self.evaluation, self.fraction, self.title = table["evaluation"], table["fraction"], _capital(table["title"])
+        self.leads = table.get("leads")
         self.tested_records, self.resampled = table["tested_records"], table["resampled"]
         self.undefined_classes = table.get("undefined_classes", [])
-        ours = [each for each in table["differences"] if _is_of(each["method"], name) and each["kind"] != "pretrained"]
+        ours = [each for each in table["differences"] if _is_of(each["method"], name) and each["kind"] not in _OURS]
         self.differences = [
             each | {"method": _renamed(each["method"], name), "minus": _plain(each["minus"])} for each in ours
         ]
         rivals = {each["minus"] for each in ours}
-        own = [method for method in table["methods"] if _is_of(method["name"], name) and method["kind"] == "pretrained"]
+        own = [method for method in table["methods"] if _is_of(method["name"], name) and method["kind"] in _OURS]
         others = [method for method in table["methods"] if method["name"] in rivals]
         self.own = [method | {"name": _renamed(method["name"], name)} for method in own]
         self.methods = self.own + [method | {"name": _plain(method["name"])} for method in others]
+        self.subgroups = [
+            group | {"methods": [each | {"name": _renamed(each["name"], name)} for each in group["methods"]]}
+            for group in table.get("subgroups", [])
+        ]
 
     @property
     def measures(self) -> list[str]:
@@ -173,6 +188,17 @@ class Table:
         names = [name for name in self.methods[0]["measures"] if name.startswith(prefix)]
         rows = [[method["name"], *(_interval(method["measures"][name]) for name in names)] for method in self.methods]
         return markdown_table([["method", *(name.removeprefix(prefix) for name in names)], *rows])
+
+    def subgroups_table(self) -> str:
+        """Macro AUROC of the model in each group, over the classes that have both outcomes there."""
+        names = [method["name"] for method in self.own]
+        rows = []
+        for group in self.subgroups:
+            of_method = {each["name"]: each["measures"].get("macro_auroc") for each in group["methods"]}
+            numbers = [_interval(of_method[name]) if of_method.get(name) else "undefined" for name in names]
+            undefined = ", ".join(f"{each['name']} ({each['positives']:,})" for each in group["undefined_classes"])
+            rows.append([group["by"], group["group"], f"{group['records']:,}", *numbers, undefined or "none"])
+        return markdown_table([["by", "group", "records", *names, "classes left out (records with)"], *rows])
 
     def in_short(self) -> str:
         """One line: the model's numbers, and what it is clearly better and worse than."""
@@ -315,16 +341,20 @@ def provenance(results: Mapping[str, Any]) -> str:
 
 
 def eval_results(results: Mapping[str, Any], tables: Sequence[Table]) -> Iterator[EvalResult]:
-    """The model's own numbers, as the Hub's metadata has them."""
+    """The model's own numbers on the file's corpus, as the Hub's metadata has them."""
     name = results["corpus"]["name"]
     for table in tables:
+        if table.evaluation == "transfer":
+            continue  # of another corpus
         labels = "" if table.fraction == 1 else f", {table.fraction:g} of the labels"
+        labels += f", leads {', '.join(table.leads)}" if table.leads else ""
         for method in table.own:
             for measure, identifier in (("macro_auroc", "roc_auc"), ("macro_average_precision", "average_precision")):
                 number = method["measures"][measure]
+                tuned = method["kind"] == "fine-tuned"
                 yield EvalResult(
                     task_type="feature-extraction",
-                    task_name="linear probe of the frozen encoder",
+                    task_name="fine-tuned" if tuned else "linear probe of the frozen encoder",
                     dataset_type=without_paths(name).replace("_", "-"),
                     dataset_name=corpus_title(results),
                     dataset_config=results["corpus"].get("label_set", "labels") + labels,

@@ -1,8 +1,9 @@
 """Records of a probe: each signal once, nobody fitted and tested, and refusals where no honest split can be made."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from probe_corpus import CLASSES, EXTRACTOR, load_rows, make_rows, write_rows
+from probe_corpus import CLASSES, EXTRACTOR, load_rows, make_rows, without_lead, write_rows
 
 from modeling_ecg_jepa import EcgJepaConfigError
 from train.options import CorpusChoice
@@ -13,6 +14,7 @@ from train.probe_records import (
     label_counts,
     load_probe_records,
     parts_of,
+    read_folds,
 )
 
 
@@ -146,3 +148,34 @@ def test_a_split_of_which_nothing_is_there_says_what_is(rows, tmp_path):
 def test_too_few_patients_to_fit_are_counted(records):
     with pytest.raises(EcgJepaConfigError, match=r"Only 4 patients .* \(train_fraction=0.1\); at least 20"):
         parts_of(records, "cross_validate", 0.1)
+
+
+# Some leads only ------------------------------------------------------------------------------------------------------
+
+
+def test_a_few_leads_are_the_same_rows_of_the_signal_and_all_leads_keep_their_hashes(records):
+    seen = records.seen_in(["II", "V1"])
+    whole, few = (each.windows.__getitems__([0, 5]) for each in (records, seen))
+    assert few["input_values"].equal(whole["input_values"][:, [1, 2]])
+    assert few["leads"].tolist() == [1, 2] and few["lead_mask"].shape == (2, 2)
+    assert seen.ids == records.ids and seen.signals_sha256[1] != records.signals_sha256[1]
+    assert records.take(np.arange(len(records.ids))).signals_sha256 == records.signals_sha256
+
+
+def test_records_without_a_signal_in_the_leads_are_left_out(rows, tmp_path):
+    records = load_rows(tmp_path, [without_lead(rows[0], 1), *rows[1:]])
+    seen = records.seen_in(["II"])
+    assert len(seen.ids) == len(records.ids) - 1 and seen.left_out[-1].message == "no signal in II"
+    with pytest.raises(EcgJepaConfigError, match="the model has only I, II"):
+        records.seen_in(["aVR"])
+
+
+def test_parts_stand_for_folds_where_a_corpus_has_none_and_keep_patients_together():
+    rows = pa.table({"record_id": list("abcdef"), "patient_id": ["p", "p", None, "q", "r", "s"]})
+
+    class Rows:
+        def column(self, name):
+            return rows.column(name) if name in rows.column_names else None
+
+    folds = read_folds(Rows(), np.array(["train", "train", "train", "train", "validation", "test"]), "mine").tolist()
+    assert folds[4:] == [9, 10] and folds[0] == folds[1] and set(folds[:4]) <= set(range(1, 9))
