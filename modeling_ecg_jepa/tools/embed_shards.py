@@ -72,9 +72,9 @@ class ShardSummary(EmbeddingSummary):
         if not self.shards:
             return [f"No shard falls to this job: there are fewer shards than jobs. {self.output}"]
         held = f"{self.records:,} records embedded, {self.rows:,} rows of {self.hidden_size} numbers"
-        lines = [f"{held} in {self.shards:,} shards: {self.output}"]
+        lines = [f"{held}, shards {self.shards:,}: {self.output}"]
         if self.made < self.shards:
-            lines.append(f"{self.shards - self.made:,} shards were there already")
+            lines.append(f"shards that were there already: {self.shards - self.made:,}")
         if self.made:
             by = f", by {self.processes} processes" if self.processes > 1 else ""
             lines.append(throughput(self.made_records, self.seconds) + by)

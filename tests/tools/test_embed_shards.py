@@ -68,7 +68,7 @@ def test_two_processes_make_the_same_rows(shards, prepared_corpus, random_model,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("15 records embedded, 15 rows of 96 numbers in 4 shards") == 1
+    assert done.stdout.count("15 records embedded, 15 rows of 96 numbers, shards 4: ") == 1
     assert "a second, by 2 processes" in done.stdout
     made, expected = read_embeddings(tmp_path / "two"), read_embeddings(shards)
     assert made.rows.equals(expected.rows)
@@ -139,7 +139,7 @@ def test_a_killed_run_makes_only_what_is_missing(shards, prepared_corpus, random
 
     summary = make(prepared_corpus, random_model, folder)
     assert summary.made == 4 - len(kept)
-    assert summary.in_words()[1].startswith(f"{len(kept)} shards were there already")
+    assert summary.in_words()[1] == f"shards that were there already: {len(kept)}"
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     made, expected = read_embeddings(folder), read_embeddings(shards)
     assert made.rows.equals(expected.rows)
@@ -259,5 +259,5 @@ def test_the_command_says_how_fast_it_was(records, random_model, tmp_path):
     words = ["embed", records, "--model", random_model, "--output-dir", tmp_path / "out", "--no-progress"]
     result = CliRunner().invoke(app, list(map(str, words)))
     assert result.exit_code == 0, result.output
-    assert f"2 records embedded, 2 rows of 96 numbers in 1 shards: {tmp_path / 'out'}" in result.output
+    assert f"2 records embedded, 2 rows of 96 numbers, shards 1: {tmp_path / 'out'}" in result.output
     assert "a second" in result.output
