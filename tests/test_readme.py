@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dataset_scripts.signals import resampled, with_leads
 from dataset_scripts.synthesis import synthesize_record
 from modeling_ecg_jepa import EcgJepaConfig, EcgJepaFeatureExtractor, EcgJepaModel
 from modeling_ecg_jepa.leads_ecg_jepa import STANDARD_12_LEADS
+from train.benchmark_suites import SUITES, read_benchmark_options
 
 README = (ROOT / "README.md").read_text()
 SET_UP = 'python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e ".[{extras}]" && {command}'
@@ -78,6 +80,8 @@ def test_every_snippet_is_run_by_a_test():
         "pretrain-prepared",
         "pretrain-eeg",
         "finetune",
+        "benchmark",
+        "benchmark-paper",
     }
 
 
@@ -123,6 +127,17 @@ def test_finetuning_runs_as_it_stands_but_for_its_length_and_a_smaller_corpus(wo
     results = json.loads((workspace / "runs/superclasses/results.json").read_text())
     assert results["records"] == {"train": 40, "validation": 5, "test": 5}
     assert results["test"]["measures"]["macro_auroc"]["value"] <= 1
+
+
+def test_the_benchmarks_commands_are_understood_and_only_the_papers_look_at_the_test_fold():
+    """tests/train/test_benchmark.py runs whole ones."""
+    for marker, suite, final in (("benchmark", "quick", False), ("benchmark-paper", "paper", True)):
+        (snippet,) = [snippet for snippet in snippets(README) if snippet.marker == marker]
+        for line in snippet.text.splitlines():
+            words = shlex.split(line)
+            assert words[:3] == ["python", "-m", "train.benchmark"]
+            options = read_benchmark_options(words[3:])
+            assert (options.suite, options.final) == (SUITES[suite], final)
 
 
 def five_superclasses(folder: Path) -> None:

@@ -58,7 +58,7 @@ from .checkpoints import only_run
 from .linear_probe import checkout_commit, describe_encoder, describe_records, pretraining_of
 from .probe_methods import BASELINES, POOLS, load_encoders
 from .probe_recipe import RECIPE
-from .probe_records import EVALUATIONS, FITTED_FOLDS, ProbeRecords, load_probe_records
+from .probe_records import EVALUATIONS, FITTED_FOLDS, OTHER_CORPUS_FOLD, ProbeRecords, load_probe_records
 from .probe_results import Tested, describe_table
 from .published import published_for
 from .transfer import transfer_records
@@ -115,15 +115,15 @@ def _run(options: BenchmarkOptions, folder: Path) -> tuple[dict[str, Any], Probe
     results["cells"] = describe_cells(bench, failed)
     with whole_file(folder / RESULTS) as unfinished:
         unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    write_report(folder)
-    return results, records
+    return write_report(folder), records
 
 
-def write_report(folder: Path) -> None:
-    """Tables and plots from `results.json` alone."""
+def write_report(folder: Path) -> dict[str, Any]:
+    """Tables and plots from `results.json` alone, which is returned."""
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     write_tables(results, folder)
     save_plots(results, folder)
+    return results
 
 
 def _table(options: BenchmarkOptions, bench: Bench, sheet: Sheet) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ def describe_run(
         "seeds": list(suite.seeds),
         "resamples": options.resamples,
         **describe_records(options.corpus, records),
-        "other_corpus": describe_records(other, transferred) if other and transferred else None,
+        "other_corpus": describe_records(other, _tested_only(transferred)) if other and transferred else None,
         "tested": in_words_tested(options, records),
         "leakage": LEAKAGE,
         "leakage_check": leakage_check(options, bench, records),
@@ -231,6 +231,10 @@ def describe_run(
         "recipe": RECIPE,
         "network": NETWORK,
     }
+
+
+def _tested_only(transferred: ProbeRecords) -> ProbeRecords:
+    return transferred.take(transferred.of_fold(OTHER_CORPUS_FOLD))
 
 
 def in_words_tested(options: BenchmarkOptions, records: ProbeRecords) -> str:
