@@ -10,7 +10,7 @@ benchmark_plots.py (tables and plots from the JSON), published.py (numbers of ot
     schema_version, kind     1 and "benchmark"
     command, commit          of the run; a commit with "-dirty" is a checkout with changes
     versions, hardware       of the libraries; processor, cores, memory, GPU, processes and threads
-    suite, options           all that decides what is run
+    suite                    all that decides what is run
     seeds, resamples         of the methods; of the intervals
     corpus, records, ...     as in probe.json of train.linear_probe: counts by fold and class, patients known, splits'
                              SHA-256, what was left out and why, `exclusions` (same signal under two ids)
@@ -28,6 +28,7 @@ benchmark_plots.py (tables and plots from the JSON), published.py (numbers of ot
 Two runs with the same options give the same file but for `seconds`, `hardware` and `commit`, killed half-way or not.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -213,7 +214,7 @@ def describe_run(
             "numpy": np.__version__,
         },
         "hardware": hardware(options),
-        "suite": {name: getattr(suite, name) for name in ("meaning", "fractions", "leads", "finetune")},
+        "suite": dataclasses.asdict(suite),
         "seeds": list(suite.seeds),
         "resamples": options.resamples,
         **describe_records(options.corpus, records),

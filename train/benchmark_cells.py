@@ -69,8 +69,7 @@ class Sheet:
     """What a table is made of.
 
     Attributes:
-        setting: None of measurements.
-        records: as they are seen in it; a message where there are none.
+        setting, records: who is fitted and tested, and what is seen of them.
         tasks: of each method, by seed.
     """
 
@@ -251,11 +250,13 @@ def run_all(bench: Bench, records: ProbeRecords, transferred: ProbeRecords | Non
                 failed |= _run_tasks(bench, numbers)
                 bar.update(len(numbers))
             return failed
-        arguments = (bench.options, records, transferred)
-        with ProcessPoolExecutor(
-            bench.options.processes, get_context("spawn"), initializer=_start, initargs=arguments
-        ) as pool:
-            pending = {pool.submit(_work, numbers): numbers for numbers in ordered}
+        given = (
+            bench.options,
+            records,
+            transferred,
+        )  # with each job: a worker that dies of them as it starts would hang
+        with ProcessPoolExecutor(bench.options.processes, get_context("spawn")) as pool:
+            pending = {pool.submit(_work, *given, numbers): numbers for numbers in ordered}
             for future in as_completed(pending):
                 error = future.exception()
                 failed |= future.result() if error is None else dict.fromkeys(pending[future], in_words(error))
@@ -266,14 +267,14 @@ def run_all(bench: Bench, records: ProbeRecords, transferred: ProbeRecords | Non
 _bench: Bench | None = None
 
 
-def _start(options: BenchmarkOptions, records: ProbeRecords, transferred: ProbeRecords | None) -> None:
+def _work(
+    options: BenchmarkOptions, records: ProbeRecords, transferred: ProbeRecords | None, numbers: Sequence[int]
+) -> dict[int, str]:
+    """In a process of its own, whose first job makes the bench for all that follow."""
     global _bench
-    torch.set_num_threads(options.threads)
-    _bench = Bench(options, records, transferred)
-
-
-def _work(numbers: Sequence[int]) -> dict[int, str]:
-    assert _bench is not None
+    if _bench is None:
+        torch.set_num_threads(options.threads)
+        _bench = Bench(options, records, transferred)
     return _run_tasks(_bench, numbers)
 
 
