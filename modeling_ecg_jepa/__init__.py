@@ -7,6 +7,7 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .collator_ecg_jepa import EcgJepaDataCollator
 from .configuration_ecg_jepa import EcgJepaConfig
@@ -26,6 +27,7 @@ from .modeling_ecg_jepa import (
     EcgJepaForRegression,
     EcgJepaModel,
 )
+from .pipelines_ecg_jepa import PIPELINES, EcgClassificationPipeline, EcgEmbeddingPipeline, EcgMeasurementPipeline
 
 __version__ = "0.1.0"
 
@@ -37,8 +39,12 @@ AutoModelForPreTraining.register(EcgJepaConfig, EcgJepaForPreTraining, exist_ok=
 AutoModelForSequenceClassification.register(
     EcgJepaConfig, (EcgJepaForMultiLabelClassification, EcgJepaForRegression), exist_ok=True
 )
+for _task, (_pipeline, _auto_class) in PIPELINES.items():
+    PIPELINE_REGISTRY.register_pipeline(_task, pipeline_class=_pipeline, pt_model=_auto_class)
 
 __all__ = [
+    "EcgClassificationPipeline",
+    "EcgEmbeddingPipeline",
     "EcgJepaCheckpointError",
     "EcgJepaConfig",
     "EcgJepaConfigError",
@@ -52,5 +58,6 @@ __all__ = [
     "EcgJepaModel",
     "EcgJepaOutputError",
     "EcgJepaRecordError",
+    "EcgMeasurementPipeline",
     "sample_time_mask",
 ]

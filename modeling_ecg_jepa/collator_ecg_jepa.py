@@ -67,7 +67,7 @@ class EcgJepaDataCollator:
 
     def _extract(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         features = self.extractor(
-            [_signal_of(place, row) for place, row in enumerate(rows)],
+            [signal_of_row(row, f"Row {place}") for place, row in enumerate(rows)],
             sampling_rate=[row["sampling_rate"] for row in rows],
             leads=[list(row["lead_names"]) for row in rows],
             unit="mV",
@@ -151,19 +151,23 @@ def _mask_of(place: int, row: Mapping[str, Any], name: str, size: int) -> np.nda
     return mask.astype(bool)
 
 
-def _signal_of(place: int, row: Mapping[str, Any]) -> np.ndarray:
-    """(leads, samples) in mV of a row as the corpora have it, NaN where missing."""
+def signal_of_row(row: Mapping[str, Any], where: str = "The row") -> np.ndarray:
+    """(leads, samples) in mV of a row as the corpora have it, NaN where missing.
+
+    Raises:
+        EcgJepaInputError: a column that is missing, or a signal that is no counts of these leads; begins with `where`.
+    """
     absent = {"signal", "signal_scale", "lead_names", "sampling_rate"} - {name for name in row if row[name] is not None}
     if absent:
-        raise EcgJepaInputError(f"Row {place} has a signal but no {', '.join(sorted(absent))}.")
+        raise EcgJepaInputError(f"{where} has a signal but no {', '.join(sorted(absent))}.")
     counts, leads = np.asarray(row["signal"]), len(row["lead_names"])
     if counts.dtype.kind not in "iu" or leads == 0 or counts.size % leads:
         raise EcgJepaInputError(
-            f"Row {place}: signal of type {counts.dtype} and shape {counts.shape} must be integer counts, flat, of "
+            f"{where}: signal of type {counts.dtype} and shape {counts.shape} must be integer counts, flat, of "
             f"{leads} leads x samples."
         )
     counts = counts.reshape(leads, -1)
     return np.where(counts == MISSING_COUNT, np.nan, counts * float(row["signal_scale"]))
 
 
-__all__ = ["MISSING_COUNT", "EcgJepaDataCollator"]
+__all__ = ["MISSING_COUNT", "EcgJepaDataCollator", "signal_of_row"]

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
-from transformers.utils import logging
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
 
 from .errors_ecg_jepa import EcgJepaConfigError, EcgJepaInputError
-from .hub_ecg_jepa import auto_map, save_code
+from .hub_ecg_jepa import auto_map, custom_pipelines, save_code
 from .leads_ecg_jepa import ECG_JEPA_LEADS, Modality, canonical_leads
 
 logger = logging.get_logger(__name__)
@@ -46,6 +46,10 @@ _TRANSFORMERS_KEYWORDS = frozenset(
     "auto_map custom_pipelines tie_last_hidden_states use_cache quantization_config _name_or_path _commit_hash "
     "_attn_implementation_internal _experts_implementation_internal _output_attentions".split()
 )
+
+
+# Whether this is the code of a checkpoint's folder, which transformers runs where it is trusted.
+_IS_REMOTE_CODE = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
 
 
 def _raise_as_config_error(method):
@@ -197,17 +201,23 @@ class EcgJepaConfig(PreTrainedConfig):
             )
         if kwargs.get("id2label") is not None:  # else the old names would stay beside the new ones
             kwargs.setdefault("label2id", {label: int(place) for place, label in kwargs["id2label"].items()})
-        return super().from_dict({key: value for key, value in config_dict.items() if key not in unknown}, **kwargs)
+        known = {key: value for key, value in config_dict.items() if key not in unknown}
+        if not _IS_REMOTE_CODE:  # transformers would take a folder's pipelines, which have to be trusted, before ours
+            known.pop("custom_pipelines", None)
+        return super().from_dict(known, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As in transformers, with the code and a complete `auto_map`, so that the folder is self-contained.
+        """As in transformers, with the code and all that is found in it by name, so that the folder is self-contained.
 
         Raises:
             EcgJepaOutputError: the folder cannot be written to.
         """
         self.auto_map = auto_map(self.architectures)
+        self.custom_pipelines = custom_pipelines()
         save_code(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+        if not _IS_REMOTE_CODE:
+            del self.custom_pipelines
 
     @classmethod
     def _known_keywords(cls) -> set[str]:

@@ -1,9 +1,9 @@
-"""What makes a saved folder self-contained: the code beside the weights and the map from Auto classes to it."""
+"""What makes a saved folder self-contained: the code beside the weights, and what is found in it by which name."""
 
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors_ecg_jepa import EcgJepaOutputError
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .collator_ecg_jepa import EcgJepaDataCollator  # noqa: F401
     from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor  # noqa: F401
     from .modeling_ecg_jepa import EcgJepaModel  # noqa: F401
+    from .pipelines_ecg_jepa import EcgPipeline  # noqa: F401
 
 EXTRACTOR_AUTO_MAP = {"AutoFeatureExtractor": "feature_extraction_ecg_jepa.EcgJepaFeatureExtractor"}
 
@@ -24,12 +25,24 @@ _AUTO_MAP = {
     **EXTRACTOR_AUTO_MAP,
 }
 
+# Task -> its pipeline in the code, and the Auto class that loads its model.
+_PIPELINES = {
+    "ecg-classification": ("EcgClassificationPipeline", "AutoModelForSequenceClassification"),
+    "ecg-embedding": ("EcgEmbeddingPipeline", "AutoModel"),
+    "ecg-measurement": ("EcgMeasurementPipeline", "AutoModelForSequenceClassification"),
+}
+
 
 def auto_map(architectures: list[str] | None) -> dict[str, str]:
     """Auto class -> "file.Class" for a checkpoint of these architectures; a regression head is its own classifier."""
     if architectures and "EcgJepaForRegression" in architectures:
         return _AUTO_MAP | {"AutoModelForSequenceClassification": "modeling_ecg_jepa.EcgJepaForRegression"}
     return dict(_AUTO_MAP)
+
+
+def custom_pipelines() -> dict[str, dict[str, Any]]:
+    """What `transformers.pipeline` needs to find our tasks in the code of a folder."""
+    return {task: {"impl": f"pipelines_ecg_jepa.{name}", "pt": [auto]} for task, (name, auto) in _PIPELINES.items()}
 
 
 def save_code(folder: str | os.PathLike) -> None:
