@@ -96,7 +96,15 @@ def _beside_defaults(settings: dict[str, Any], defaults: dict[str, Any]) -> dict
 def load_encoder(
     folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> tuple[EcgJepaModel, EcgJepaFeatureExtractor]:
-    """The encoder in evaluation mode and the extractor that fits it, from the folder of any of our classes.
+    """The encoder in evaluation mode and the extractor that fits it, from the folder of any of our classes: as
+    `load_model`."""
+    return load_model(folder, AutoModel, device, dtype)
+
+
+def load_model(
+    folder: Path, auto_class: Any, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> tuple[Any, EcgJepaFeatureExtractor]:
+    """The model that an Auto class makes of a folder, in evaluation mode, and the extractor that fits it.
 
     Args:
         folder (`Path`): as `checkpoint_folder` gives it.
@@ -108,7 +116,7 @@ def load_encoder(
     """
     extractor = EcgJepaFeatureExtractor.from_pretrained(folder)
     try:
-        model, report = AutoModel.from_pretrained(
+        model, report = auto_class.from_pretrained(
             folder, output_loading_info=True, dtype=dtype or "auto", trust_remote_code=False
         )
     except EcgJepaError:
@@ -157,6 +165,7 @@ __all__ = [
     "encoder_sha256",
     "file_sha256",
     "load_encoder",
+    "load_model",
     "read_json",
     "weight_files",
 ]

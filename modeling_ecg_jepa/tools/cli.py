@@ -259,6 +259,63 @@ def _show_embedded(summary: "EmbeddingSummary") -> None:
 
 @app.command(
     epilog="Examples:\n\n"
+    "`ecg-jepa predict records/ --model runs/superclasses --output predictions.csv`\n\n"
+    "`ecg-jepa predict holter.hea --model runs/superclasses --window-seconds 10 --aggregation any --output holter.json`"
+)
+def predict(
+    records: RecordsAndFolders,
+    model: Annotated[str, typer.Option(help="folder of a fine-tuned checkpoint or its name on the Hub")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="file to write: .json with every window, or .csv with a row for each record; replaced if it is there"
+        ),
+    ] = None,
+    aggregation: Annotated[
+        str,
+        typer.Option(
+            help="what a record gets of its windows: mean, max, or any (a label holds that holds in any window)"
+        ),
+    ] = "mean",
+    window_seconds: Annotated[
+        float | None,
+        typer.Option(help="look at every whole window of this length; else as the checkpoint says, its first 10 s"),
+    ] = None,
+    stride_seconds: Annotated[
+        float | None, typer.Option(help="from one window's start to the next's; the window if not given")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="windows a forward pass")] = 8,
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda")] = "auto",
+    progress: Annotated[bool, typer.Option(help="show a progress bar")] = True,
+) -> None:
+    """Say which labels hold for ECG records, or what is measured on them, by a checkpoint with such a head.
+
+    A label holds from the checkpoint's own threshold on, or 0.5 where it has none. Records and windows that cannot be
+    used are counted, listed with the reason and left out (exit code 3). For research use. Not a medical device.
+    """
+    from tqdm import tqdm
+
+    from dataset_scripts.skipped import list_skipped
+
+    from .predict import NOT_A_DEVICE
+    from .predict import predict as predict_records
+
+    if stride_seconds is not None and window_seconds is None:
+        raise typer.BadParameter("--stride-seconds needs --window-seconds as well.")
+    _without_loading_bars()
+    options = {"aggregation": aggregation, "window_seconds": window_seconds, "stride_seconds": stride_seconds}
+    summary = predict_records(
+        records, model, output, device=device, show=tqdm.write, batch_size=batch_size, progress=progress, **options
+    )
+    typer.echo(f"{summary.records:,} records{'' if output is None else f': {output}'}\n{NOT_A_DEVICE}")
+    if summary.left_out:
+        typer.echo(f"{len(summary.left_out):,} left out:")
+        typer.echo("\n".join(list_skipped(summary.left_out)))
+        raise typer.Exit(IN_PART)
+
+
+@app.command(
+    epilog="Examples:\n\n"
     "`ecg-jepa plot-embeddings embeddings.parquet --output map.png`\n\n"
     "`ecg-jepa plot-embeddings embeddings/code15 --labels split --method tsne --output split.png`\n\n"
     "`ecg-jepa plot-embeddings embeddings.parquet --labels diagnoses.csv --output diagnoses.png`, with the table\n\n"

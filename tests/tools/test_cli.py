@@ -23,7 +23,7 @@ def run(*arguments, expect: int = 0) -> str:
 
 def test_help_teaches_every_command_with_an_example():
     text = run("--help")
-    commands = ("convert", "verify", "embed", "plot-embeddings", "similar", "info", "card")
+    commands = ("convert", "verify", "embed", "plot-embeddings", "similar", "predict", "info", "card")
     for command in (*commands, "labels", "prepare", "quality", "check-leakage"):
         assert command in text
         assert f"ecg-jepa {command} " in run(command, "--help")
