@@ -61,7 +61,7 @@ def _few_labels(tables: Sequence[Mapping[str, Any]]) -> Figure:
         points = [
             (table["fraction"], method) for table in tables for method in table["methods"] if method["name"] == name
         ]
-        across = [fraction * 1.06 ** (place - len(names) / 2) for fraction, _ in points]
+        across = [fraction * 1.03 ** (place - len(names) / 2) for fraction, _ in points]
         _intervals(axes, across, [method for _, method in points], name, place)
     axes.set_xscale("log")
     fractions = [table["fraction"] for table in tables]
@@ -109,11 +109,12 @@ def _subgroups(table: Mapping[str, Any]) -> Figure:
                 axes.plot([number["low"], number["high"]], [row, row], color=colour, linewidth=2)
                 axes.plot(number["value"], row, "o", color=colour, label=name if row < 1 else None)
         axes.set_yticks(range(len(groups)), [f"{group['group']} ({group['records']:,})" for group in groups])
-        axes.invert_yaxis()
+        axes.set_ylim(len(groups) - 0.4, -0.6)
         axes.set_title(f"by {way} (records)", fontsize=10)
         axes.set_xlabel(_LABEL, fontsize=9)
         axes.grid(axis="x", alpha=0.3)
-        axes.legend(fontsize=8, loc="best")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 

@@ -114,7 +114,7 @@ def describe_table(tested: Tested, runs: Mapping[Method, Mapping[int, Sequence[C
             {
                 "name": method.name,
                 "kind": method.kind,
-                "measures": {name: _rounded(estimate(row)) for name, row in values[method].items()},
+                "measures": {name: _share(estimate(row)) for name, row in values[method].items()},
                 "runs": [_describe_run(tested, seed, cells) for seed, cells in by_seed.items()],
             }
             for method, by_seed in runs.items()
@@ -136,7 +136,7 @@ def _subgroups(tested: Tested, scores: Mapping[Method, Sequence[np.ndarray]]) ->
             methods = []
             for method, of_seeds in scores.items():
                 values = _means([tested.measures_of(here, each) for each in of_seeds])
-                measures = {measure: _rounded(estimate(row)) for measure, row in values.items()}
+                measures = {measure: _share(estimate(row)) for measure, row in values.items()}
                 methods.append({"name": method.name, "kind": method.kind, "measures": measures})
             yield {
                 "by": name,
@@ -169,6 +169,11 @@ def _differences(values: Mapping[Method, Mapping[str, np.ndarray]]) -> Iterator[
                 "kind": other.kind,
                 "measures": {name: _rounded(estimate(ours[name] - theirs[name])) for name in names},
             }
+
+
+def _share(number: Estimate) -> dict[str, float]:
+    """Of a measure from 0 to 1: what shifts its interval (`metrics.estimate`) must not leave that."""
+    return {name: min(max(value, 0.0), 1.0) for name, value in _rounded(number).items()}
 
 
 def _rounded(number: Estimate) -> dict[str, float]:

@@ -135,6 +135,26 @@ def test_numbers_are_scikit_learns_on_the_scores_of_the_cells(finished, rows):
     assert measures["auroc of LARGE"]["value"] > 0.9  # what three times the amplitude does to a standard deviation
 
 
+def test_no_interval_leaves_what_a_share_can_be(finished):
+    for method in finished[1]["tables"][0]["methods"]:
+        for number in method["measures"].values():
+            assert 0 <= number["low"] and number["high"] <= 1
+
+
+def test_a_few_leads_give_tables_of_their_own_and_leave_the_cells_of_all_leads(setup, finished, tmp_path):
+    folder = tmp_path / "probe"
+    shutil.copytree(finished[0], folder)
+    before = set(cells_of(folder))
+    options = dataclasses.replace(setup, output_dir=str(folder), leads=(None, ("II",)), recipe=True, pools=("mean",))
+    results, _ = probe(options)
+    assert [table["leads"] for table in results["tables"]] == [None, ("II",)]
+    assert results["tables"][1]["title"].endswith("all labels, lead II alone")
+    whole, alone = (method_named(table, "mine, mean pool")["measures"] for table in results["tables"])
+    assert whole == method_named(finished[1]["tables"][0], "mine, mean pool")["measures"] != alone
+    assert method_named(results["tables"][0], "mine, mean pool, authors' recipe")["kind"] == "pretrained"
+    assert before < set(cells_of(folder))
+
+
 def test_a_difference_is_that_of_the_two_numbers_with_an_interval_of_its_own(finished):
     table = finished[1]["tables"][0]
     for difference in table["differences"]:
