@@ -138,7 +138,7 @@ def test_numbers_are_scikit_learns_on_the_scores_of_the_cells(finished, rows):
 def test_no_interval_leaves_what_a_share_can_be(finished):
     for method in finished[1]["tables"][0]["methods"]:
         for number in method["measures"].values():
-            assert 0 <= number["low"] and number["high"] <= 1
+            assert number["low"] >= 0 and number["high"] <= 1
 
 
 def test_a_few_leads_give_tables_of_their_own_and_leave_the_cells_of_all_leads(setup, finished, tmp_path):
