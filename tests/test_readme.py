@@ -16,7 +16,12 @@ from written_records import write_counts
 
 from dataset_scripts.signals import resampled, with_leads
 from dataset_scripts.synthesis import synthesize_record
-from modeling_ecg_jepa import EcgJepaConfig, EcgJepaFeatureExtractor, EcgJepaModel
+from modeling_ecg_jepa import (
+    EcgJepaConfig,
+    EcgJepaFeatureExtractor,
+    EcgJepaForMultiLabelClassification,
+    EcgJepaModel,
+)
 from modeling_ecg_jepa.leads_ecg_jepa import STANDARD_12_LEADS
 from train.benchmark_suites import SUITES, read_benchmark_options
 
@@ -36,11 +41,13 @@ def line_of(snippet: Snippet) -> str:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A folder in which the README's `path/to/...` exist: a checkpoint, records, PTB-XL, the authors' weights."""
+    """A folder in which the README's `path/to/...` exist: checkpoints, records, PTB-XL, the authors' weights."""
     folder = tmp_path_factory.mktemp("workspace")
     config = EcgJepaConfig.from_preset("tiny")
     EcgJepaModel(config).save_pretrained(folder / "path/to/checkpoint")
     EcgJepaFeatureExtractor.from_config(config).save_pretrained(folder / "path/to/checkpoint")
+    classifier = EcgJepaForMultiLabelClassification(EcgJepaConfig.from_preset("tiny", id2label={0: "AF", 1: "MI"}))
+    classifier.save_pretrained(folder / "path/to/classifier")
     shutil.copytree(FIXTURES / "records/ptb-xl", folder / "path/to/records")
     (folder / "path/to/records/labels.csv").write_text("record,patient,AF,MI\n00001_hr,a,1,0\n00002_hr,b,0,1\n")
     shutil.copy(FIXTURES / "authors_tiny/encoder.pth", folder / "path/to")
