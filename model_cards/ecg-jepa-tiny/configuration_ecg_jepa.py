@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/configuration_ecg_jepa.py

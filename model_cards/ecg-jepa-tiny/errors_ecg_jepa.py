@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/errors_ecg_jepa.py

@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/feature_extraction_ecg_jepa.py

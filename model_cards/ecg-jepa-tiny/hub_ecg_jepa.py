@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/hub_ecg_jepa.py

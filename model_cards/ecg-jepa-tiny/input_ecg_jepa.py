@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/input_ecg_jepa.py

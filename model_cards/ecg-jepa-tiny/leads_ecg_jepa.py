@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/leads_ecg_jepa.py

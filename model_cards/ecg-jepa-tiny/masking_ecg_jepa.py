@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/masking_ecg_jepa.py

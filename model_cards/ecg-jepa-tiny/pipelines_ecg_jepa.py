@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/pipelines_ecg_jepa.py

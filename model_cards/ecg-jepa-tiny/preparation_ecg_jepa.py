@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/preparation_ecg_jepa.py

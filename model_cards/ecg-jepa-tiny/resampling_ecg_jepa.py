@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/resampling_ecg_jepa.py

@@ -1,0 +1,1 @@
+../../modeling_ecg_jepa/units_ecg_jepa.py
