@@ -145,7 +145,8 @@ def test_a_few_leads_give_tables_of_their_own_and_leave_the_cells_of_all_leads(s
     folder = tmp_path / "probe"
     shutil.copytree(finished[0], folder)
     before = set(cells_of(folder))
-    options = dataclasses.replace(setup, output_dir=str(folder), leads=(None, ("II",)), recipe=True, pools=("mean",))
+    own = {"output_dir": str(folder), "cache_dir": str(tmp_path / "cache")}
+    options = dataclasses.replace(setup, **own, leads=(None, ("II",)), recipe=True, pools=("mean",))
     results, _ = probe(options)
     assert [table["leads"] for table in results["tables"]] == [None, ("II",)]
     assert results["tables"][1]["title"].endswith("all labels, lead II alone")
