@@ -131,17 +131,20 @@ def capitalised(text: str) -> str:
 
 
 def save_plot(results: Mapping[str, Any], file: Path) -> None:
-    """Draw the macro AUROC of every method with its interval, a panel a table.
+    """Draw the macro AUROC of every method with its interval, a panel a table, two beside each other.
 
     Raises:
         EcgJepaOutputError: the file cannot be written.
     """
     tables = results["tables"]
-    rows = max(len(table["methods"]) for table in tables)
-    figure = Figure(figsize=(3 + 4.5 * len(tables), 1.8 + 0.36 * rows), layout="constrained")
-    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
-    for axes, table in zip(panels, tables, strict=True):
+    methods = max(len(table["methods"]) for table in tables)
+    columns, rows = min(2, len(tables)), -(-len(tables) // 2)
+    figure = Figure(figsize=(3 + 4.5 * columns, 0.6 + (1.2 + 0.36 * methods) * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes, table in zip(panels, tables, strict=False):
         _draw(axes, table)
+    for axes in panels[len(tables) :]:
+        axes.remove()
     names = [method["name"] for method in tables[0]["methods"]]
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.4, -0.8)
