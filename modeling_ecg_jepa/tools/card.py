@@ -45,10 +45,11 @@ _NO_RESULTS = {"cells", "runs", "records_left_out"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """A file of results, and its tables cut down to the card's model."""
+    """A file of results, its tables cut down to the card's model, and its plot where that is shared too."""
 
     results: dict[str, Any]
     tables: list[Table]
+    plot: str
 
 
 def write_model_card(
@@ -79,7 +80,7 @@ def write_model_card(
     folder = checkpoint_folder(model)
     config, description = EcgJepaConfig.from_pretrained(folder), describe(folder)
     sha256 = encoder_sha256(*load_encoder(folder)) if results or compared else ""
-    evidence = [_evidence(Path(file), sha256) for file in results]
+    evidence = [_evidence(Path(file), sha256, folder) for file in results]
     variants = [card_evidence.read_variants(Path(file)) for file in compared]
     state = card_training.read_pretraining(folder)
     sources = [description, state, *(each.results for each in evidence), *variants]
@@ -106,10 +107,13 @@ def write_model_card(
     return path
 
 
-def _evidence(path: Path, sha256: str) -> Evidence:
+def _evidence(path: Path, sha256: str, folder: Path) -> Evidence:
     results = card_evidence.read_results(path)
     name = card_evidence.own_name(results, sha256, path)
-    return Evidence(results, [Table(table, name) for table in results["tables"]])
+    plot, folder = path.resolve().with_suffix(".png"), folder.resolve()
+    shared = plot.is_file() and plot.is_relative_to(folder)
+    line = f"![Macro AUROC with intervals]({plot.relative_to(folder).as_posix()})" if shared else ""
+    return Evidence(results, [Table(table, name) for table in results["tables"]], line)
 
 
 def _header(
@@ -199,6 +203,7 @@ def _result_parts(evidence: Sequence[Evidence], variants: Sequence[dict[str, Any
                 "baselines": each.results.get("baselines", {}),
                 "pools": each.results.get("pools", {}),
                 "tables": each.tables,
+                "plot": each.plot,
             }
             for each in evidence
         ],
