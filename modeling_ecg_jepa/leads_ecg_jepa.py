@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
@@ -34,7 +35,7 @@ _OTHER_NAMES = {
 
 def _key(name: str) -> str:
     """Spelling without what differs between recorders: case, separators, a leading "Lead", "ECG" or "MDC_ECG_LEAD"."""
-    key = "".join(character for character in name.upper() if character.isalnum())
+    key = re.sub(r"[\s_.:-]", "", name.upper())  # not a comma: "I,II" are two leads, and neither is III
     for prefix in ("MDCECGLEAD", "LEAD", "ECG"):
         if key.startswith(prefix) and key != prefix:
             key = key[len(prefix) :]
@@ -84,6 +85,7 @@ def canonical_lead(name: str) -> str:
     if canonical is None:
         near = difflib.get_close_matches(_key(str(name)), _CANONICAL, n=1)
         hint = f" Did you mean {_CANONICAL[near[0]]!r}?" if near else ""
+        hint = " Give several names one by one, not joined by a comma." if "," in str(name) else hint
         raise EcgJepaInputError(f"Unknown lead name {name!r}.{hint} Known leads: {', '.join(KNOWN_LEADS)}.")
     return canonical
 

@@ -58,6 +58,11 @@ def test_a_slip_gets_a_suggestion():
         canonical_lead("aVRR")
 
 
+def test_two_names_in_one_are_not_taken_for_a_third_lead():
+    with pytest.raises(EcgJepaInputError, match=r"Unknown lead name 'I,II'\. Give several names one by one"):
+        canonical_leads(["I,II"])
+
+
 def test_a_lead_named_twice_is_refused_under_both_names():
     with pytest.raises(EcgJepaInputError, match=r"Lead II is named twice \('II' and 'MLII'\)"):
         canonical_leads(["II", "V1", "MLII"])

@@ -409,7 +409,11 @@ def card(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="folder of a checkpoint")],
     results: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PROBE.json", help="of `train.linear_probe` on these very weights; may be repeated"),
+        typer.Option(
+            metavar="FILE.json",
+            help="`probe.json` of `train.linear_probe` or `results.json` of `train.benchmark` on these very weights; may "
+            "be repeated",
+        ),
     ] = None,
     compared: Annotated[
         list[Path] | None,

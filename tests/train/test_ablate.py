@@ -187,7 +187,7 @@ def test_labels_that_hold_for_all_or_none_tell_nothing_apart(make_rows, tmp_path
 
 
 def test_a_corpus_too_small_to_be_divided_is_refused(tmp_path):
-    with pytest.raises(EcgJepaConfigError, match=r"has 60 usable records, .* each takes 20.* --num_records"):
+    with pytest.raises(EcgJepaConfigError, match=r"has 60 usable records, .* at least 20 patients.* --num_records"):
         load_records(dataclasses.replace(options_for(tmp_path), corpus=None, num_records=60), {})
 
 
@@ -306,7 +306,7 @@ def test_dashes_are_as_good_as_underscores_and_a_preset_replaces_the_small_sizes
     assert options.hidden_size == 48
     assert read_options(["num_masks", "--preset", "small"])[1].model_config().hidden_size == 384
     tiny = str(ROOT / "train" / "recipes" / "tiny.yaml")
-    assert read_options(["num_masks", "--config", tiny])[1].model_config().hidden_size == 96
+    assert read_options(["num_masks", "--config", tiny])[1].model_config().hidden_size == 192
 
 
 def test_help_says_what_is_asked_and_what_was_published(capsys):
