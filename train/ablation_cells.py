@@ -65,8 +65,8 @@ def load_records(options: PretrainOptions, synthetic: Mapping[str, Any]) -> Prob
     if min(counts) < FEWEST_PATIENTS:
         raise EcgJepaConfigError(
             f"{windows.corpus} has {len(ids):,} usable records, of {counts[0]} patients to train and fit on and of "
-            f"{counts[1]} to test; each part needs at least {FEWEST_PATIENTS} patients. Use a larger copy, or more synthetic ones by "
-            "--num_records."
+            f"{counts[1]} to test; each part needs at least {FEWEST_PATIENTS} patients. Use a larger copy, "
+            "or more synthetic ones by --num_records."
         )
     if not readable(records).any():
         raise EcgJepaConfigError(

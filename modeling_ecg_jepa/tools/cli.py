@@ -411,8 +411,8 @@ def card(
         list[Path] | None,
         typer.Option(
             metavar="FILE.json",
-            help="`probe.json` of `train.linear_probe` or `results.json` of `train.benchmark` on these very weights; may "
-            "be repeated",
+            help="`probe.json` of `train.linear_probe` or `results.json` of `train.benchmark` on these very weights; "
+            "may be repeated",
         ),
     ] = None,
     compared: Annotated[
