@@ -7,6 +7,7 @@ import abc
 import functools
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -227,12 +228,17 @@ def _split(path: Path) -> str | None:
     return next((name for name in (path.stem, path.parent.name) if name in SPLITS), None)
 
 
+#: An open ParquetFile is for one thread at a time: two that read from it can wait for each other for ever.
+_READING = threading.Lock()
+
+
 def _row(path: Path, row: int) -> dict[str, pa.Array]:
     if path.is_dir():
         table, place = _saved(path).with_format("arrow")[row], 0
     else:
-        group, first = _row_group(path, row)
-        table, place = _read_group(path, group), row - first
+        with _READING:
+            group, first = _row_group(path, row)
+            table, place = _read_group(path, group), row - first
     return {name: table[name][place] for name in _COLUMNS}
 
 

@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import functools
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -378,6 +380,29 @@ def test_a_prepared_row_is_the_record_it_was_made_of(tmp_path):
     assert first.read().lead_names == original.lead_names
     np.testing.assert_allclose(first.read().signal, signal, atol=0.00051)
     np.testing.assert_allclose(second.read().signal, synthetic(1).signal, atol=0.00051)
+
+
+def test_threads_take_turns_at_a_parquet_file(tmp_path, monkeypatch):
+    """Several threads inside one ParquetFile can wait for each other for ever."""
+    rows = [row_of(synthetic(place), str(place)) for place in range(8)]
+    as_shards(datasets.DatasetDict({"train": dataset_of(*rows)}), tmp_path)
+    [file] = tmp_path.rglob("*.parquet")
+    pq.write_table(pq.read_table(file), file, row_group_size=1)
+    read, inside, most = pq.ParquetFile.read_row_group, [], []
+
+    def watched(self, *args, **kwargs):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        table = read(self, *args, **kwargs)
+        inside.pop()
+        return table
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", watched)
+    with ThreadPoolExecutor(4) as threads:
+        records = list(threads.map(lambda recording: recording.read(), find_recordings([tmp_path])))
+    assert sorted(record.record_id for record in records) == [str(place) for place in range(8)]
+    assert (len(most), max(most)) == (8, 1)
 
 
 def test_folders_of_one_name_keep_apart_and_ids_tell_records_apart(tmp_path):
