@@ -86,14 +86,22 @@ def test_the_papers_two_recipes_differ_in_masks_batch_and_what_follows_from_it()
     assert differing == {"output_dir", "batch_size", "learning_rate", *masks, *steps}
 
 
-@pytest.mark.parametrize("name", ["small", "tiny"])
-def test_recipes_for_small_data_pull_all_three_levers_and_leave_held_out_parts_alone(name):
+#: Encoder and predictor twice as wide as the preset's, with heads of about the same width.
+DOUBLED_TINY = {
+    "hidden_size": 192,
+    "num_attention_heads": 6,
+    "predictor_hidden_size": 96,
+    "predictor_num_attention_heads": 4,
+}
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("small", {}), ("tiny", DOUBLED_TINY)])
+def test_recipes_for_small_data_pull_all_three_levers_and_leave_held_out_parts_alone(name, sizes):
     options = options_of(name)
     config = options.model_config()
     levers = {"patch_initializer_range": 0.4, "position_scale": 0.2, "target_centering": True}
-    expected = EcgJepaConfig.from_preset(
-        name, mask_type="random", mask_ratio=[0.6, 0.7], drop_path_rate=config.drop_path_rate, **levers
-    )
+    masks = {"mask_type": "random", "mask_ratio": [0.6, 0.7], "drop_path_rate": config.drop_path_rate}
+    expected = EcgJepaConfig.from_preset(name, **sizes, **masks, **levers)
     assert config.to_dict() == expected.to_dict()
     assert options.min_content_share >= 0.3
     assert not any(choice.held_out for choice in options.corpora())
