@@ -67,7 +67,7 @@ def write_report(folder: Path, told: Mapping[str, Any]) -> None:
     results = make_results(folder, told)
     write_json(folder / RESULTS, results)
     with whole_file(folder / TABLE) as unfinished:
-        unfinished.write_text(describe(results) + "\n", encoding="utf-8")
+        unfinished.write_text(f"{describe(results)}\n\n{_HOW_TO_READ}\n", encoding="utf-8")
     with whole_file(folder / PLOT) as unfinished, matplotlib.rc_context({"font.size": 9}):
         draw(results).savefig(unfinished, format="png", dpi=120)
 
@@ -151,8 +151,8 @@ hundred steps on synthetic ECGs: what they show holds there, and a larger run ma
 _HOW_TO_READ = (
     "Values are means over seeds, with the 95% interval by resampling the tested patients or records and, after ±, the "
     "standard deviation over seeds. Gains are over another variant with the same seed and on the same records; above 0 "
-    "is better. `better` and `worse` stand where the interval leaves out 0 and all seeds agree; of many comparisons "
-    "without any effect a few get there too. Seconds are of training with its log, on a CPU those of the processor."
+    "is better. `better` and `worse` stand where the interval leaves out 0 and two or more seeds agree; of many "
+    "comparisons without any effect a few get there too. Seconds are of training with its log, on a CPU those of the processor."
 )
 
 
@@ -163,11 +163,16 @@ def describe(results: Mapping[str, Any]) -> str:
     classes = f"{len(records['classes'])} classes" + (f" (without {one_sided}: one outcome only)" if one_sided else "")
     setting = (
         f"{records['corpus']}: {records['trained_and_fitted']:,} records to pretrain and to fit linear probes of the "
-        f"mean over all patches, {records['tested']:,} others tested, {classes}. {len(results['seeds'])} seeds; batch "
+        f"mean over all patches, {records['tested']:,} others tested, {classes}. {_seeds(results)}; batch "
         f"{options['batch_size']}, equal {results['equal']}. Resampled: {results['resampled']}."
     )
     parts = [f"## {results['experiment']}", results["question"], f"Published: {results['finding']}"]
     return "\n\n".join([*parts, f"`{results['command']}`", setting, _variants(results), "Gains:", _gains(results)])
+
+
+def _seeds(results: Mapping[str, Any]) -> str:
+    count = len(results["seeds"])
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _variants(results: Mapping[str, Any]) -> str:
@@ -208,7 +213,9 @@ def _in_words(value: Mapping[str, Any], sign: str) -> str:
 
 
 def verdict(gain: Mapping[str, Any]) -> str:
-    """Whether a gain is one: its interval leaves out 0, and all seeds agree."""
+    """Whether a gain is one: its interval leaves out 0, and all seeds agree, which one alone cannot."""
+    if len(gain["of_seeds"]) < 2:
+        return ""
     if gain["low"] > 0 and min(gain["of_seeds"]) > 0:
         return "better"
     return "worse" if gain["high"] < 0 and max(gain["of_seeds"]) < 0 else ""
@@ -241,10 +248,10 @@ def draw(results: Mapping[str, Any]) -> Figure:
             axes.set_title(f"{name}, {view} ({better})" if entries is variants else f"gain, {view} (above 0 is better)")
             if entries is gains:
                 axes.axvline(0, color="black", linewidth=1)
-    records, seeds = results["records"], len(results["seeds"])
+    records = results["records"]
     figure.suptitle(
         f"{results['experiment']}: {records['corpus']}, {records['tested']:,} records tested, 95% intervals over them; "
-        f"{seeds} seeds (small dots)"
+        f"{_seeds(results)} (small dots)"
     )
     return figure
 
