@@ -152,7 +152,8 @@ _HOW_TO_READ = (
     "Values are means over seeds, with the 95% interval by resampling the tested patients or records and, after ±, the "
     "standard deviation over seeds. Gains are over another variant with the same seed and on the same records; above 0 "
     "is better. `better` and `worse` stand where the interval leaves out 0 and two or more seeds agree; of many "
-    "comparisons without any effect a few get there too. Seconds are of training with its log, on a CPU those of the processor."
+    "comparisons without any effect a few get there too. Seconds are of training with its log, on a CPU those "
+    "of the processor."
 )
 
 
