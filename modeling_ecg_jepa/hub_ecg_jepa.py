@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from .errors_ecg_jepa import EcgJepaOutputError
 
 # transformers finds the files of remote code by reading import lines. These bring every file along, whichever class was
-# asked for first, so that what was loaded from a Hub can be saved and shared again whole.
+# asked for first, so that what was loaded from a Hub can be saved and shared again whole; `as` marks them as wanted.
 if TYPE_CHECKING:
-    from .collator_ecg_jepa import EcgJepaDataCollator  # noqa: F401
-    from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor  # noqa: F401
-    from .modeling_ecg_jepa import EcgJepaModel  # noqa: F401
-    from .pipelines_ecg_jepa import EcgPipeline  # noqa: F401
+    from .collator_ecg_jepa import EcgJepaDataCollator as EcgJepaDataCollator
+    from .feature_extraction_ecg_jepa import EcgJepaFeatureExtractor as EcgJepaFeatureExtractor
+    from .modeling_ecg_jepa import EcgJepaModel as EcgJepaModel
+    from .pipelines_ecg_jepa import EcgPipeline as EcgPipeline
 
 EXTRACTOR_AUTO_MAP = {"AutoFeatureExtractor": "feature_extraction_ecg_jepa.EcgJepaFeatureExtractor"}
 

@@ -4,6 +4,7 @@
 those of `EcgPipeline`. Research use: what they put out is no diagnosis.
 """
 
+import abc
 import dataclasses
 import itertools
 import os
@@ -92,9 +93,12 @@ class EcgPipeline(ChunkPipeline):
         EcgJepaConfigError: an unknown option or value.
     """
 
-    # transformers' own pipelines override these, and the steps below, with types of their own as well.
-    _load_feature_extractor = True  # type: ignore[assignment]
-    _load_tokenizer = _load_image_processor = _load_video_processor = _load_processor = False  # type: ignore[assignment]
+    # What `transformers.pipeline` fetches beside the model; its base class knows None alone.
+    _load_feature_extractor: Any = True
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_processor: Any = False
     feature_extractor: Any
 
     #: The model's attribute that the task needs, and what to say where there is none.
@@ -136,7 +140,7 @@ class EcgPipeline(ChunkPipeline):
                 )
         return steps
 
-    def __call__(self, inputs: Any, **options) -> Any:  # type: ignore[override]
+    def __call__(self, inputs: Any, *args: Any, **options: Any) -> Any:
         """One result for one record, a list for a list, an iterator for any other iterable. Options: see the class."""
         if isinstance(inputs, tuple):
             inputs = list(inputs)
@@ -144,7 +148,7 @@ class EcgPipeline(ChunkPipeline):
             return []
         if isinstance(inputs, Iterable) and not isinstance(inputs, (list, str, Mapping, np.ndarray, Tensor)):
             inputs = (one for one in inputs)  # transformers streams generators and takes a Dataset for a single input
-        return super().__call__(inputs, **options)
+        return super().__call__(inputs, *args, **options)
 
     # Records, windows, batches of windows, records ------------------------------------------------------------------
 
@@ -175,9 +179,18 @@ class EcgPipeline(ChunkPipeline):
             cut |= {"window_seconds": window_seconds, "stride_seconds": stride_seconds}
         return cast(EcgJepaFeatureExtractor, type(extractor).from_dict(extractor.to_dict() | cut))
 
-    def preprocess(  # type: ignore[override]
-        self, input_: Any, place: int, extractor: EcgJepaFeatureExtractor
-    ) -> Iterator[EcgWindow]:
+    # The three steps under the names and signatures that transformers gives them.
+
+    def preprocess(self, input_: Any, **parameters: Any) -> Any:
+        return self._windows_of(input_, **parameters)
+
+    def _forward(self, input_tensors: Any, **parameters: Any) -> Any:
+        return self._look_at(input_tensors, **parameters)
+
+    def postprocess(self, model_outputs: Any, **parameters: Any) -> Any:
+        return self._result_of(model_outputs, **parameters)
+
+    def _windows_of(self, input_: Any, place: int, extractor: EcgJepaFeatureExtractor) -> Iterator[EcgWindow]:
         """The windows of an input, one by one: a recording of a day is never in memory twice."""
         try:
             record = _read_input(input_, extractor)
@@ -207,9 +220,7 @@ class EcgPipeline(ChunkPipeline):
             window.attention = outputs["attention"][row] if "attention" in outputs else None
         return batch
 
-    def _forward(  # type: ignore[override]
-        self, inputs: dict[str, Tensor], return_attention: bool = False
-    ) -> dict[str, Tensor]:
+    def _look_at(self, inputs: dict[str, Tensor], return_attention: bool = False) -> dict[str, Tensor]:
         if not return_attention:
             return {"values": self._values(self._network(**inputs))}
         with _eager_attention(self.model):
@@ -217,7 +228,7 @@ class EcgPipeline(ChunkPipeline):
         attention = received_attention(outputs.attentions, inputs["lead_mask"], inputs["attention_mask"])
         return {"values": self._values(outputs), "attention": attention}
 
-    def postprocess(  # type: ignore[override]
+    def _result_of(
         self, windows: Sequence[EcgWindow], aggregation: str = "mean", on_error: str = "raise"
     ) -> dict[str, Any]:
         """The result of a record with these windows."""
@@ -243,13 +254,13 @@ class EcgPipeline(ChunkPipeline):
     def _network(self) -> torch.nn.Module:
         return self.model
 
+    @abc.abstractmethod
     def _values(self, outputs: Any) -> Tensor:
         """(windows, n) float32 of what the model returned."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _result(self, values: np.ndarray, aggregation: str) -> dict[str, Any]:
         """What is said of (windows, n) values of one record."""
-        raise NotImplementedError
 
 
 class EcgClassificationPipeline(EcgPipeline):
