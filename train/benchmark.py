@@ -32,22 +32,16 @@ import dataclasses
 import json
 import os
 import platform
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import sklearn
 import torch
-import transformers
 
-import modeling_ecg_jepa
 from dataset_scripts.outputs import whole_file
-from dataset_scripts.skipped import list_skipped
-from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaOutputError
+from modeling_ecg_jepa import EcgJepaError, EcgJepaOutputError
 
 from . import probing
 from .baselines import NETWORK
@@ -56,11 +50,13 @@ from .benchmark_plots import PLOTS, save_plots
 from .benchmark_report import LATEX, MARKDOWN, write_tables
 from .benchmark_suites import BenchmarkOptions, read_benchmark_options
 from .checkpoints import only_run
-from .linear_probe import checkout_commit, describe_encoder, describe_records, pretraining_of
+from .command_line import IN_PART, report_left_out, run_command
+from .linear_probe import describe_encoder, describe_records, pretraining_of
 from .probe_methods import BASELINES, POOLS, load_encoders
 from .probe_recipe import RECIPE
 from .probe_records import EVALUATIONS, FITTED_FOLDS, OTHER_CORPUS_FOLD, ProbeRecords, load_probe_records
 from .probe_results import Tested, describe_table
+from .provenance import provenance
 from .published import published_for
 from .transfer import transfer_records
 
@@ -70,8 +66,6 @@ RESULTS, MARK = "results.json", "benchmark.json"
 
 #: What a benchmark leaves in its folder, and all that `--overwrite` removes.
 _LEFT_BY_A_BENCHMARK = {RESULTS, MARK, MARKDOWN, LATEX, *PLOTS, CELLS, EMBEDDINGS, MODELS, MEASURED}
-
-IN_PART = 3
 
 LEAKAGE = (
     "An encoder that was pretrained on PTB-XL's training part has seen the fitted records of folds 1-8, without their "
@@ -203,16 +197,7 @@ def describe_run(
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "benchmark",
-        "command": shlex.join(["python", "-m", "train.benchmark", *sys.argv[1:]]),
-        "commit": checkout_commit(),
-        "versions": {
-            "ecg_jepa": modeling_ecg_jepa.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "scikit-learn": sklearn.__version__,
-            "numpy": np.__version__,
-        },
+        **provenance("benchmark", "scikit-learn"),
         "hardware": hardware(options),
         "suite": dataclasses.asdict(suite),
         "seeds": list(suite.seeds),
@@ -282,26 +267,18 @@ def hardware(options: BenchmarkOptions) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 good, 1 error, 2 usage, 3 done without some cells, or some records that could not be read."""
-    try:
-        options = read_benchmark_options(sys.argv[1:] if arguments is None else arguments)
-    except EcgJepaConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        results, records = benchmark(options)
-    except EcgJepaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(read_benchmark_options, _benchmark_and_report, arguments)
+
+
+def _benchmark_and_report(options: BenchmarkOptions) -> int:
+    results, records = benchmark(options)
     folder = Path(options.output_dir)
     print((folder / MARKDOWN).read_text(encoding="utf-8"))
     print(f"These tables are in {folder / MARKDOWN} and {LATEX}, all numbers in {RESULTS}, plots beside them.")
     failed = [cell for cell in results["cells"] if cell["status"] == "failed"]
     for cell in failed:
         print(f"failed: {cell['table']}, {cell.get('method', 'all')}: {cell['message']}", file=sys.stderr)
-    faults = [record for record in records.left_out if not record.by_choice]
-    if faults:
-        print(f"{len(faults):,} records were left out:", *list_skipped(faults, most=3), sep="\n", file=sys.stderr)
-    return IN_PART if failed or faults else 0
+    return IN_PART if report_left_out(records.left_out) or failed else 0
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ metrics.py (numbers with intervals).
 """
 
 import dataclasses
+import functools
 import json
 import os
-import platform
-import shlex
 import shutil
 import sys
 import time
@@ -23,14 +22,13 @@ import transformers
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-import modeling_ecg_jepa
 from dataset_scripts.outputs import whole_file
-from dataset_scripts.skipped import list_skipped
-from modeling_ecg_jepa import EcgJepaCheckpointError, EcgJepaConfigError, EcgJepaError, EcgJepaOutputError
+from modeling_ecg_jepa import EcgJepaCheckpointError, EcgJepaOutputError
 from modeling_ecg_jepa.resampling_ecg_jepa import AUTHORS_BANDPASS
 from modeling_ecg_jepa.tools.verify import write_verification
 
 from .checkpoints import only_run, replaced_files
+from .command_line import IN_PART, report_left_out, run_command
 from .finetune_data import TEST, TRAIN, VALIDATION, FinetuneDataset, FinetuneRecords, lead_places, load_records
 from .finetune_options import FREE_OPTIONS, FinetuneOptions
 from .finetune_training import (
@@ -43,10 +41,11 @@ from .finetune_training import (
     probabilities,
     training_arguments,
 )
-from .linear_probe import checkout_commit, describe_encoder
+from .linear_probe import describe_encoder
 from .metrics import best_thresholds, measures, measures_of_values, outcomes, resample_patients, with_intervals
 from .options import read_options
 from .probe_methods import Encoder, load_encoders
+from .provenance import provenance
 
 #: Raised whenever a field of `results.json` changes its meaning.
 SCHEMA_VERSION = 1
@@ -61,8 +60,6 @@ _LEFT_BY_A_RUN = (OPTIONS, RESULTS, "model.safetensors", "config.json", "preproc
 
 #: Of the resamples: the same for all runs, so that their values may be subtracted.
 _RESAMPLES_SEED = 0
-
-IN_PART = 3
 
 
 def finetune(options: FinetuneOptions) -> dict[str, Any]:
@@ -108,7 +105,7 @@ def run(options: FinetuneOptions, arguments: transformers.TrainingArguments, fol
     with whole_file(folder / RESULTS) as unfinished:
         unfinished.write_text(json.dumps(without_nan(results), indent=1) + "\n", encoding="utf-8")
     print(in_words(results))
-    report_left_out(records)
+    report_left_out(records.left_out)
     return results
 
 
@@ -279,15 +276,7 @@ def describe_run(
     choice, state = options.corpus_choice(), trainer.state
     return {
         "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(["python", "-m", "train.finetune", *sys.argv[1:]]),
-        "commit": checkout_commit(),
-        "versions": {
-            "ecg_jepa": modeling_ecg_jepa.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "numpy": np.__version__,
-        },
+        **provenance("finetune"),
         "device": str(trainer.args.device),
         "processes": trainer.args.world_size,
         "seeds": [options.seed],
@@ -338,12 +327,6 @@ def in_words(results: dict[str, Any]) -> str:
     return "\n".join([*lines, f"The model is in {folder}, all numbers are in {Path(folder) / RESULTS}."])
 
 
-def report_left_out(records: FinetuneRecords) -> None:
-    faults = [record for record in records.left_out if not record.by_choice]
-    if faults:
-        print(f"{len(faults):,} records were left out:", *list_skipped(faults, most=3), sep="\n", file=sys.stderr)
-
-
 def without_nan(value: Any) -> Any:
     """The same with null in place of numbers that JSON has no word for."""
     if isinstance(value, dict):
@@ -355,17 +338,11 @@ def without_nan(value: Any) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 good, 1 error, 2 usage, 3 done without some records that cannot be used."""
-    try:
-        options = read_options(sys.argv[1:] if arguments is None else arguments, FinetuneOptions)
-    except EcgJepaConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        results = finetune(options)
-    except EcgJepaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return IN_PART if results.get("unusable_records") else 0
+    return run_command(functools.partial(read_options, kind=FinetuneOptions), _finetune_in_words, arguments)
+
+
+def _finetune_in_words(options: FinetuneOptions) -> int:
+    return IN_PART if finetune(options).get("unusable_records") else 0
 
 
 if __name__ == "__main__":

@@ -8,29 +8,22 @@ probe_results.py (numbers with intervals), probe_report.py (tables and plot from
 
 import collections
 import json
-import platform
-import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import sklearn
 import torch
-import transformers
 
-import modeling_ecg_jepa
 from dataset_scripts.outputs import whole_file
-from dataset_scripts.skipped import list_skipped
-from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaOutputError
+from modeling_ecg_jepa import EcgJepaError, EcgJepaOutputError
 from modeling_ecg_jepa.tools.checkpoint import choose_device, read_json
 
 from . import probing
 from .baselines import NETWORK
 from .checkpoints import STATE
+from .command_line import IN_PART, report_left_out, run_command
 from .embeddings import EmbeddingCache
 from .options import CorpusChoice
 from .probe_cells import SCHEMA_VERSION, Setting, run_cells
@@ -39,6 +32,7 @@ from .probe_options import ProbeOptions, read_probe_options
 from .probe_records import EVALUATIONS, FITTED_FOLDS, ProbeRecords, label_counts, load_probe_records
 from .probe_report import save_plot, write_tables
 from .probe_results import Tested, describe_table
+from .provenance import provenance
 
 RESULTS, TABLES, PLOT = "probe.json", "probe.md", "probe.png"
 CELLS, EMBEDDINGS = "cells", "embeddings"
@@ -54,8 +48,6 @@ LEAKAGE = (
     "cross-validation, without their labels; those of folds 9 and 10 not. What each model was pretrained on stands "
     "beside it. Random weights, statistics and the supervised network have seen no record that they are tested on."
 )
-
-IN_PART = 3
 
 
 def probe(options: ProbeOptions) -> tuple[dict[str, Any], ProbeRecords]:
@@ -155,16 +147,7 @@ def describe_run(options: ProbeOptions, encoders: Sequence[Encoder], records: Pr
     """Where the numbers come from."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(["python", "-m", "train.linear_probe", *sys.argv[1:]]),
-        "commit": checkout_commit(),
-        "versions": {
-            "ecg_jepa": modeling_ecg_jepa.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "scikit-learn": sklearn.__version__,
-            "numpy": np.__version__,
-        },
+        **provenance("linear_probe", "scikit-learn"),
         "seeds": list(options.seeds),
         "resamples": options.resamples,
         **describe_records(options.corpus, records),
@@ -232,36 +215,17 @@ def pretraining_of(folder: Path) -> dict[str, Any] | None:
     }
 
 
-def checkout_commit() -> str | None:
-    """Of the checkout that this runs from, with a mark where files differ from it; None outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 good, 1 error, 2 usage, 3 done without some records that could not be read."""
-    try:
-        options = read_probe_options(sys.argv[1:] if arguments is None else arguments)
-    except EcgJepaConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        _, records = probe(options)
-    except EcgJepaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(read_probe_options, _probe_and_report, arguments)
+
+
+def _probe_and_report(options: ProbeOptions) -> int:
+    _, records = probe(options)
     folder = Path(options.output_dir)
     print((folder / TABLES).read_text(encoding="utf-8"))
     print(f"These tables are in {folder / TABLES}, all numbers in {folder / RESULTS}, a plot in {folder / PLOT}.")
-    faults = [record for record in records.left_out if not record.by_choice]
-    if faults:
-        print(f"{len(faults):,} records were left out:", *list_skipped(faults, most=3), sep="\n", file=sys.stderr)
-    return IN_PART if faults else 0
+    return IN_PART if report_left_out(records.left_out) else 0
 
 
 if __name__ == "__main__":

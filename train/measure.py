@@ -9,8 +9,6 @@ measures), measure_report.py (table and plots from the JSON).
 
 import collections
 import json
-import platform
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,22 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
-import sklearn
 import torch
-import transformers
 
-import modeling_ecg_jepa
 from dataset_scripts.outputs import whole_file
-from dataset_scripts.skipped import list_skipped
 from dataset_scripts.splits import SplitManifest
-from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError, EcgJepaOutputError
+from modeling_ecg_jepa import EcgJepaError, EcgJepaOutputError
 from modeling_ecg_jepa.tools.checkpoint import choose_device
 
-from . import delineation, measure_delineator, measure_fit
+from . import delineation, measure_fit
+from .command_line import IN_PART, report_left_out, run_command
 from .delineation_scores import WINDOW_SECONDS
 from .embeddings import EmbeddingCache
-from .linear_probe import checkout_commit, describe_encoder
+from .linear_probe import describe_encoder
 from .measure_checkpoint import save_measuring_model
 from .measure_options import MeasureOptions, read_measure_options
 from .measure_records import FEWEST_PATIENTS, TRUTHS, MeasuredRecords, choose_source, load_measured_records
@@ -41,6 +35,7 @@ from .measure_report import save_plot, write_tables
 from .measure_results import delineation_table, measure_table, methods_of
 from .measure_truth import BASELINE_RULE, MEASUREMENTS
 from .probe_methods import POOLS, Encoder, load_encoders
+from .provenance import provenance
 
 SCHEMA_VERSION = 1
 
@@ -49,8 +44,6 @@ CACHE = "cache"
 
 #: What a run leaves in its folder, and all that `--overwrite` removes.
 _LEFT_BY_A_RUN = {RESULTS, TABLES, PLOT, CACHE}
-
-IN_PART = 3
 
 
 def run(options: MeasureOptions) -> tuple[dict[str, Any], MeasuredRecords]:
@@ -125,9 +118,7 @@ def describe_run(options: MeasureOptions, encoders: Sequence[Encoder], records: 
     """Where the numbers come from."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(["python", "-m", "train.measure", *sys.argv[1:]]),
-        "commit": checkout_commit(),
-        "versions": _versions(records.source),
+        **provenance("measure", "scikit-learn", "scipy", *(["neurokit2"] if records.source == "delineator" else [])),
         "seeds": list(options.seeds),
         "resamples": options.resamples,
         **describe_records(options, records),
@@ -136,21 +127,6 @@ def describe_run(options: MeasureOptions, encoders: Sequence[Encoder], records: 
         "ridge": {"model": "ridge regression on standardised features (scikit-learn)", **measure_fit.SETTINGS},
         "delineation_settings": {**delineation.SETTINGS, "window_seconds": WINDOW_SECONDS},
     }
-
-
-def _versions(source: str) -> dict[str, str]:
-    versions = {
-        "ecg_jepa": modeling_ecg_jepa.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "scikit-learn": sklearn.__version__,
-        "scipy": scipy.__version__,
-        "numpy": np.__version__,
-    }
-    if source == "delineator":
-        versions["neurokit2"] = measure_delineator.load_delineator().__version__
-    return versions
 
 
 def describe_records(options: MeasureOptions, records: MeasuredRecords) -> dict[str, Any]:
@@ -192,25 +168,17 @@ def describe_records(options: MeasureOptions, records: MeasuredRecords) -> dict[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 good, 1 error, 2 usage, 3 done without some records that could not be read."""
-    try:
-        options = read_measure_options(sys.argv[1:] if arguments is None else arguments)
-    except EcgJepaConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        results, records = run(options)
-    except EcgJepaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(read_measure_options, _measure_and_report, arguments)
+
+
+def _measure_and_report(options: MeasureOptions) -> int:
+    results, records = run(options)
     folder = Path(options.output_dir)
     print((folder / TABLES).read_text(encoding="utf-8"))
     print(f"This is in {folder / TABLES}, all numbers in {folder / RESULTS}, plots in {folder / PLOT}.")
     if "saved" in results:
         print(f"The model that measures is in {results['saved']['folder']}.")
-    faults = [record for record in records.inputs.left_out if not record.by_choice]
-    if faults:
-        print(f"{len(faults):,} records were left out:", *list_skipped(faults, most=3), sep="\n", file=sys.stderr)
-    return IN_PART if faults else 0
+    return IN_PART if report_left_out(records.inputs.left_out) else 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 from modeling_ecg_jepa import EcgJepaConfigError
 
+from .command_line import add_models, add_pools, add_run, add_seeds
 from .measure_records import TRUTHS
 from .options import CorpusChoice, with_underscores
 from .probe_methods import POOLS
@@ -79,10 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         "path/to/checkpoint --data_dir path/to/ludb --output_dir runs/measure --save runs/measurements",
         allow_abbrev=False,
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint folders, or names on the Hub")
+    add_models(parser)
     _add_records(parser.add_argument_group("records and truth"))
     _add_comparison(parser.add_argument_group("what is fitted and compared"))
-    _add_run(parser.add_argument_group("run"))
+    written = "results.json, measure.md and measure.png"
+    cached, replaced = "embeddings and delineations", "the measurements in the output folder, and the saved model"
+    add_run(parser.add_argument_group("run"), "runs/measure", written, cached, replaced)
     return parser
 
 
@@ -113,38 +116,13 @@ def _add_records(group: argparse._ArgumentGroup) -> None:
 
 def _add_comparison(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    pools = "; ".join(f"{name}: {meaning}" for name, meaning in POOLS.items())
-    add("--pool", dest="pools", nargs="+", choices=POOLS, default=list(POOLS), help=f"{pools} (default: both)")
+    add_pools(group)
     add("--folds", type=int, default=5, metavar="COUNT", help="of cross-validation by patient (default: %(default)s)")
-    add(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[0, 1, 2],
-        metavar="SEED",
-        help="of random weights, whose results are means over them; the first also draws the folds and the splits in "
-        "which penalties are chosen (default: 0 1 2)",
-    )
-    add("--resamples", type=int, default=1000, metavar="COUNT", help="for the intervals (default: %(default)s)")
+    meaning = "of random weights, whose results are means over them; the first also draws the folds and the splits in "
+    add_seeds(group, meaning + "which penalties are chosen")
     add(
         "--save",
         metavar="FOLDER",
         help="also fit all records, on the mean over all patches, and save an EcgJepaForRegression that measures, "
         "checked against the regression after loading",
     )
-
-
-def _add_run(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--output_dir",
-        default="runs/measure",
-        metavar="FOLDER",
-        help="for results.json, measure.md and measure.png, and what an interrupted run goes on from "
-        "(default: %(default)s)",
-    )
-    add("--cache_dir", metavar="FOLDER", help="for embeddings and delineations; in the output folder if not given")
-    add("--batch_size", type=int, default=32, metavar="COUNT", help="records a forward pass (default: %(default)s)")
-    add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: %(default)s)")
-    add("--cpu_threads", type=int, metavar="COUNT", help="on a CPU; all cores if not given")
-    add("--overwrite", action="store_true", help="replace the measurements in the output folder, and the saved model")

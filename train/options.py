@@ -376,7 +376,8 @@ def _parser(kind: type) -> argparse.ArgumentParser:
     for field in dataclasses.fields(kind):
         section, meaning = meanings[field.name]
         default = "" if field.default is None else f" (default: {str(field.default).replace('False', 'false')})"
-        sections[section].add_argument(f"--{field.name}", help=meaning + default, **_argument(_types(kind)[field.name]))
+        help_text = (meaning + default).replace("%", "%%")  # argparse formats it: "95% intervals" would be a format
+        sections[section].add_argument(f"--{field.name}", help=help_text, **_argument(_types(kind)[field.name]))
     return parser
 
 

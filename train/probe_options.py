@@ -11,6 +11,7 @@ import yaml
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError
 from modeling_ecg_jepa.leads_ecg_jepa import canonical_leads
 
+from .command_line import add_models, add_pools, add_run, add_seeds
 from .options import CorpusChoice, with_underscores
 from .probe_methods import BASELINES, POOLS
 from .probe_records import EVALUATIONS
@@ -127,10 +128,11 @@ def _parser() -> argparse.ArgumentParser:
         "path/to/ptb-xl --output_dir runs/probe --cross_validate --train_fraction 1 0.1",
         allow_abbrev=False,
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint folders, or names on the Hub")
+    add_models(parser)
     _add_records(parser.add_argument_group("records"))
     _add_comparison(parser.add_argument_group("what is fitted, tested and compared"))
-    _add_run(parser.add_argument_group("run"))
+    written, replaced = "probe.json, probe.md and probe.png", "the probe that is in the output folder"
+    add_run(parser.add_argument_group("run"), "runs/probe", written, "embeddings", replaced)
     return parser
 
 
@@ -167,8 +169,7 @@ def _add_comparison(group: argparse._ArgumentGroup) -> None:
         help="few labels: the share of its patients that stays in each fitted part, drawn anew for each seed "
         "(default: 1)",
     )
-    pools = "; ".join(f"{name}: {meaning}" for name, meaning in POOLS.items())
-    add("--pool", dest="pools", nargs="+", choices=POOLS, default=list(POOLS), help=f"{pools} (default: both)")
+    add_pools(group)
     add(
         "--layer",
         dest="layers",
@@ -201,29 +202,5 @@ def _add_comparison(group: argparse._ArgumentGroup) -> None:
     )
     baselines = "; ".join(f"{name}: {meaning}" for name, meaning in BASELINES.items())
     add("--baselines", nargs="*", choices=BASELINES, default=list(BASELINES), help=f"{baselines} (default: all)")
-    add(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[0, 1, 2],
-        metavar="SEED",
-        help="of random weights, of the network, and of the draws of --train_fraction; results are means over them "
-        "(default: 0 1 2)",
-    )
-    add("--resamples", type=int, default=1000, metavar="COUNT", help="for the intervals (default: %(default)s)")
-
-
-def _add_run(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--output_dir",
-        default="runs/probe",
-        metavar="FOLDER",
-        help="for probe.json, probe.md and probe.png, and the cells that an interrupted run goes on from "
-        "(default: %(default)s)",
-    )
-    add("--cache_dir", metavar="FOLDER", help="for embeddings; in the output folder if not given")
-    add("--batch_size", type=int, default=32, metavar="COUNT", help="records a forward pass (default: %(default)s)")
-    add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: %(default)s)")
-    add("--cpu_threads", type=int, metavar="COUNT", help="on a CPU; all cores if not given")
-    add("--overwrite", action="store_true", help="replace the probe that is in the output folder")
+    meaning = "of random weights, of the network, and of the draws of --train_fraction; results are means over them"
+    add_seeds(group, meaning)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dataset_scripts.outputs import whole_file
+from modeling_ecg_jepa.tools.card_evidence import left_out_in_words
 
 #: The measures of a table's first columns, as `probe.json` and as the table calls them.
 MEASURES = {
@@ -55,13 +56,7 @@ def describe_records(results: Mapping[str, Any]) -> str:
     folds = ", ".join(f"{fold}: {count:,}" for fold, count in results["splits"]["records_by_fold"].items())
     classes = ", ".join(f"{label['name']} {label['records']:,}" for label in results["labels"])
     text = f"{results['records']:,} records of {results['corpus']['name']}, by fold {folds}. Labels: {classes}."
-    if results["left_out"]:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in results["left_out"].items())
-        text += f" Left out of the corpus: {reasons}."
-    if results["exclusions"]:
-        pairs = ", ".join(f"{pair['record']} (is {pair['same_signal_as']})" for pair in results["exclusions"])
-        text += f" Left out as the same signal under another id: {pairs}."
-    return text
+    return text + left_out_in_words(results)
 
 
 def _models(results: Mapping[str, Any]) -> str:

@@ -313,6 +313,12 @@ def records_in_words(results: Mapping[str, Any]) -> str:
         f"{results['records_of_known_patients']:,} of them of patients known by an id. Records by fold: {folds}. "
         f"By class: {classes_in_words(results)}."
     )
+    return text + left_out_in_words(results)
+
+
+def left_out_in_words(results: Mapping[str, Any]) -> str:
+    """Sentences that go on from others, each with a blank before it; "" where nothing was left out."""
+    text = ""
     if results["left_out"]:
         text += f" Left out: {', '.join(f'{reason} {count:,}' for reason, count in results['left_out'].items())}."
     if results["exclusions"]:

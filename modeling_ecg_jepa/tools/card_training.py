@@ -39,7 +39,7 @@ LEVERS = {
     "target_centering": "only what differs from the mean target at the same lead and time is predicted",
 }
 
-_PATH = re.compile(r"(?<![\w./~-])~?/(?:[^\s:,;'\"{}()\[\]=/]+/)*([^\s:,;'\"{}()\[\]=/]+)/?")
+_PATH = re.compile(r"(?<![\w./~<-])~?/(?:[^\s:,;'\"{}()\[\]=/]+/)*([^\s:,;'\"{}()\[\]=/]+)/?")
 
 
 def without_paths(text: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from modeling_ecg_jepa import EcgJepaConfig, EcgJepaConfigError
+from train.finetune_options import FinetuneOptions
 from train.options import PretrainOptions, read_options
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "train" / "recipes").glob("*.yaml"))
@@ -173,10 +174,11 @@ def test_a_missing_value_is_usage_and_names_the_option():
     assert "max_steps" in refusal(["--max_steps"])
 
 
-def test_help_explains_every_option(capsys):
+@pytest.mark.parametrize(("kind", "default"), [(PretrainOptions, "runs/pretrain"), (FinetuneOptions, "runs/finetuned")])
+def test_help_explains_every_option(capsys, kind, default):
     with pytest.raises(SystemExit) as caught:
-        read_options(["--help"])
+        read_options(["--help"], kind)
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    assert all(f"--{field.name} " in printed for field in dataclasses.fields(PretrainOptions))
-    assert "(default: runs/pretrain)" in " ".join(printed.split())
+    assert all(f"--{field.name} " in printed for field in dataclasses.fields(kind))
+    assert f"(default: {default})" in " ".join(printed.split())
