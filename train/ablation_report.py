@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import modeling_ecg_jepa
+from dataset_scripts.dataset_card import markdown_table
 from dataset_scripts.outputs import whole_file
 from modeling_ecg_jepa import EcgJepaOutputError
 
@@ -185,7 +186,9 @@ def _variants(results: Mapping[str, Any]) -> str:
             format(np.mean([run[key] for run in runs]), form) if key in runs[0] else "" for key, form in facts.items()
         ]
         rows += [[variant["name"], view, *means, *values] for view, values in _by_view(variant["values"])]
-    return _markdown(["variant", "probe sees", *(key.replace("_", " ") for key in facts), *_measures(results)], rows)
+    return markdown_table(
+        [["variant", "probe sees", *(key.replace("_", " ") for key in facts), *_measures(results)], *rows]
+    )
 
 
 def _gains(results: Mapping[str, Any]) -> str:
@@ -194,7 +197,7 @@ def _gains(results: Mapping[str, Any]) -> str:
         for gain in results["gains"]
         for view, values in _by_view(gain["values"], sign="+")
     ]
-    return _markdown(["variant", "over", "probe sees", *(f"{name}, gain" for name in _measures(results))], rows)
+    return markdown_table([["variant", "over", "probe sees", *(f"{name}, gain" for name in _measures(results))], *rows])
 
 
 def _measures(results: Mapping[str, Any]) -> list[str]:
@@ -220,10 +223,6 @@ def verdict(gain: Mapping[str, Any]) -> str:
     if gain["low"] > 0 and min(gain["of_seeds"]) > 0:
         return "better"
     return "worse" if gain["high"] < 0 and max(gain["of_seeds"]) < 0 else ""
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
 # The plot -------------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataset_scripts.dataset_card import markdown_table
 from dataset_scripts.outputs import whole_file
 
 from .measure_truth import MEASUREMENTS
-from .probe_report import MEASURES, capitalised, describe_records, describe_table, interval, markdown
+from .probe_report import MEASURES, capitalised, describe_records, describe_table, interval
 from .published import PUBLISHED_ERRORS
 
 MARKDOWN, LATEX = "tables.md", "tables.tex"
@@ -210,7 +211,9 @@ def failures(results: Mapping[str, Any]) -> list[str]:
     return [
         f"## Failed: {len(failed):,} of {len(results['cells']):,} cells",
         "What the tables lack. Where some seeds of a method failed, its number is the mean of the others.",
-        markdown(["table", "method", "seed", "why"], [[each.replace("|", "/") for each in row] for row in rows]),
+        markdown_table(
+            [["table", "method", "seed", "why"], *[[each.replace("|", "/") for each in row] for row in rows]]
+        ),
     ]
 
 
@@ -218,7 +221,7 @@ def _as_markdown(shown: Shown) -> Iterator[str]:
     yield f"## {shown.title}"
     if shown.text:
         yield shown.text
-    yield markdown(shown.head, shown.rows)
+    yield markdown_table([shown.head, *shown.rows])
 
 
 def as_latex(shown: Shown) -> str:

@@ -7,7 +7,7 @@ from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError
 from modeling_ecg_jepa.leads_ecg_jepa import canonical_leads
 
 from .augmentations import DEFAULT, RandAugment
-from .options import PRECISIONS, CorpusChoice
+from .options import PRECISIONS, CorpusChoice, require
 
 #: Problem -> what transformers calls it.
 PROBLEMS = {
@@ -122,11 +122,11 @@ class FinetuneOptions:
     ] = 0
 
     def __post_init__(self):
-        _require(bool(self.model), "model", self.model, "must name a checkpoint: a folder, or a model on the Hub")
-        _require(self.problem in PROBLEMS, "problem", self.problem, f"is none of {', '.join(PROBLEMS)}")
-        _require(self.mixed_precision in PRECISIONS, "mixed_precision", self.mixed_precision, "is no, bf16 or fp16")
+        require(bool(self.model), "model", self.model, "must name a checkpoint: a folder, or a model on the Hub")
+        require(self.problem in PROBLEMS, "problem", self.problem, f"is none of {', '.join(PROBLEMS)}")
+        require(self.mixed_precision in PRECISIONS, "mixed_precision", self.mixed_precision, "is no, bf16 or fp16")
         known = self.pooling in (None, "mean", "attention")
-        _require(known, "pooling", self.pooling, "is neither mean nor attention")
+        require(known, "pooling", self.pooling, "is neither mean nor attention")
         at_least = {"seed": 0, "batch_size": 1, "num_workers": 0, "augmentation_operations": 0, "lora": 0}
         at_least |= {"gradient_accumulation_steps": 1, "weight_decay": 0, "early_stopping_patience": 0}
         at_least |= {"max_steps": 1, "cpu_threads": 1, "warmup_epochs": 0, "augmentation_level": 0}
@@ -134,18 +134,18 @@ class FinetuneOptions:
         at_most = {"augmentation_level": 10, "augmentation_probability": 1, "train_fraction": 1, "layer_decay": 1}
         for name, least in at_least.items():
             value = getattr(self, name)
-            _require(value is None or value >= least, name, value, f"must be at least {least}")
+            require(value is None or value >= least, name, value, f"must be at least {least}")
         for name, most in at_most.items():
-            _require(getattr(self, name) <= most, name, getattr(self, name), f"must be at most {most}")
+            require(getattr(self, name) <= most, name, getattr(self, name), f"must be at most {most}")
         for name in ("train_fraction", "layer_decay", "base_learning_rate", "num_train_epochs"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
+            require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         rule = f"must be below num_train_epochs={self.num_train_epochs:g}; a short first look needs --warmup_epochs 0"
-        _require(self.warmup_epochs < self.num_train_epochs, "warmup_epochs", self.warmup_epochs, rule)
+        require(self.warmup_epochs < self.num_train_epochs, "warmup_epochs", self.warmup_epochs, rule)
         wanted = self.problem == "regression"
-        _require(bool(self.targets) == wanted, "targets", self.targets, "go with problem regression, and it with them")
-        _require(not (self.lora and self.freeze_encoder), "lora", self.lora, "and freeze_encoder exclude each other")
+        require(bool(self.targets) == wanted, "targets", self.targets, "go with problem regression, and it with them")
+        require(not (self.lora and self.freeze_encoder), "lora", self.lora, "and freeze_encoder exclude each other")
         weighted = self.class_weights and wanted
-        _require(not weighted, "class_weights", True, "are for classes; a regression has none")
+        require(not weighted, "class_weights", True, "are for classes; a regression has none")
         self.corpus_choice()
         self.augment()
         self.lead_names()
@@ -158,7 +158,7 @@ class FinetuneOptions:
         """
         choice = self.corpus or CorpusChoice("ptb_xl")
         twice = self.data_dir and choice.data_dir
-        _require(not twice, "data_dir", self.data_dir, f"and the corpus {choice.title} name two folders; give one")
+        require(not twice, "data_dir", self.data_dir, f"and the corpus {choice.title} name two folders; give one")
         defaults: dict[str, Any] = _OF_PTB_XL if choice.name == "ptb_xl" else {}
         given = {name: getattr(self, name) for name in _OF_PTB_XL if getattr(self, name) is not None}
         options = defaults | choice.options | given
@@ -192,8 +192,3 @@ class FinetuneOptions:
             return canonical_leads(self.leads)
         except EcgJepaError as error:
             raise EcgJepaConfigError(f"leads={self.leads!r}: {error}") from error
-
-
-def _require(holds: bool, name: str, value: Any, rule: str) -> None:
-    if not holds:
-        raise EcgJepaConfigError(f"{name}={value!r} {rule}.")

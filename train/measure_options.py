@@ -3,15 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from modeling_ecg_jepa import EcgJepaConfigError
-
-from .command_line import add_models, add_pools, add_run, add_seeds
 from .measure_records import TRUTHS
-from .options import CorpusChoice, with_underscores
+from .options import CorpusChoice, require, with_underscores
 from .probe_methods import POOLS
-from .probe_options import read_choice
+from .probe_options import add_models, add_pools, add_run, add_seeds, check_shared, read_choice
 
 
 @dataclass(frozen=True)
@@ -39,22 +35,10 @@ class MeasureOptions:
     overwrite: bool = False
 
     def __post_init__(self):
-        for name in ("models", "pools", "seeds"):
-            values = getattr(self, name)
-            _require(len(set(values)) == len(values) > 0, name, list(values), "must name at least one, and none twice")
-        _require(min(self.seeds) >= 0, "seeds", list(self.seeds), "must not be negative")
-        _require(self.folds >= 2, "folds", self.folds, "must be at least 2: one tested, the others fitted")
-        _require(self.resamples >= 100, "resamples", self.resamples, "is too few for 95% intervals; pass at least 100")
-        for name in ("batch_size", "cpu_threads"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "must be at least 1")
+        check_shared(self, ("models", "pools", "seeds"))
+        require(self.folds >= 2, "folds", self.folds, "must be at least 2: one tested, the others fitted")
         alone = self.save is None or len(self.models) == 1
-        _require(alone, "save", self.save, f"takes one model; {len(self.models)} were named")
-
-
-def _require(holds: bool, name: str, value: Any, rule: str) -> None:
-    if not holds:
-        raise EcgJepaConfigError(f"{name}={value!r} {rule}.")
+        require(alone, "save", self.save, f"takes one model; {len(self.models)} were named")
 
 
 def read_measure_options(arguments: Sequence[str]) -> MeasureOptions:

@@ -1,6 +1,6 @@
 """Tables and Bland-Altman plots of measurements, made from `results.json` and nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dataset_scripts.dataset_card import markdown_table
 from dataset_scripts.outputs import whole_file
 
 from .measure_scores import differences
+from .probe_report import capitalised, interval
 
 _NOTE = """\
 Ridge regression on frozen embeddings, cross-validated by patient, its penalty chosen inside the fitted part. Intervals
@@ -47,7 +49,7 @@ def write_tables(results: Mapping[str, Any], file: Path) -> None:
     if results["corpus"]["name"] == "ludb":
         sections.append(_LUDB_UNIT)
     for table in results["measurements"]:
-        sections += [f"## {_capitalised(table['title'])} ({table['unit']})", _describe(table, results), _methods(table)]
+        sections += [f"## {capitalised(table['title'])} ({table['unit']})", _describe(table, results), _methods(table)]
         sections += ["Mean absolute error less than that of others, on the same resamples:", _gains(table)]
     if "delineation" in results:
         sections += ["## Boundaries of waves", _delineation_note(results), *_delineation(results["delineation"])]
@@ -122,7 +124,7 @@ def _methods(table: Mapping[str, Any]) -> str:
                 f"{limits[0]:+.{digits}f} to {limits[1]:+.{digits}f}",
             ]
         )
-    return _markdown(["method", "mean absolute error", "correlation", "bias", "limits of agreement"], rows)
+    return markdown_table([["method", "mean absolute error", "correlation", "bias", "limits of agreement"], *rows])
 
 
 def _gains(table: Mapping[str, Any]) -> str:
@@ -130,7 +132,7 @@ def _gains(table: Mapping[str, Any]) -> str:
         [each["method"], each["beside"], _interval(each["mae_less"], _digits(table), "+")]
         for each in table["differences"]
     ]
-    return _markdown(["method", "beside", "less by"], rows)
+    return markdown_table([["method", "beside", "less by"], *rows])
 
 
 def _digits(table: Mapping[str, Any]) -> int:
@@ -163,7 +165,11 @@ def _delineation(table: Mapping[str, Any]) -> list[str]:
         for each in table["differences"]
     ]
     names = ["method", "beside", "boundary", "sensitivity more", "predictive value more", "SD less"]
-    return [_markdown(head, rows), "On the same resamples, in points of per cent and ms:", _markdown(names, gains)]
+    return [
+        markdown_table([head, *rows]),
+        "On the same resamples, in points of per cent and ms:",
+        markdown_table([names, *gains]),
+    ]
 
 
 def _saved(saved: Mapping[str, Any]) -> str:
@@ -180,18 +186,7 @@ def _percent(number: Mapping[str, float] | None, sign: str = "") -> str:
 
 
 def _interval(number: Mapping[str, float] | None, digits: int, sign: str = "") -> str:
-    if number is None:
-        return "-"
-    value, low, high = (f"{number[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
-
-
-def _capitalised(text: str) -> str:
-    return text[0].upper() + text[1:]
+    return "-" if number is None else interval(number, sign, digits)
 
 
 # The plot -------------------------------------------------------------------------------------------------------------
@@ -238,7 +233,7 @@ def _draw(axes: Axes, table: Mapping[str, Any]) -> None:
         label = None if place else "95% limits of agreement"
         axes.axhline(measures[name]["value"], color="tab:blue", linewidth=1.0, linestyle="--", label=label)
     error = _interval(measures["mae"], _digits(table))
-    axes.set_title(f"{_capitalised(table['title'])}: error {error} {table['unit']}", fontsize=9.5)
+    axes.set_title(f"{capitalised(table['title'])}: error {error} {table['unit']}", fontsize=9.5)
     middle = "truth" if table["circular"] else "mean of prediction and truth"
     axes.set_xlabel(f"{middle} ({table['unit']})", fontsize=9)
     axes.set_ylabel(f"prediction - truth ({table['unit']})", fontsize=9)

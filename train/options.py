@@ -44,7 +44,7 @@ class CorpusChoice:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        _require(0 < self.weight < 1e6, "weight", self.weight, f"of {self.name} must be above 0 and below 1e6")
+        require(0 < self.weight < 1e6, "weight", self.weight, f"of {self.name} must be above 0 and below 1e6")
 
     @classmethod
     def read(cls, value: Any) -> "CorpusChoice":
@@ -195,28 +195,28 @@ class PretrainOptions:
         at_least |= {"checkpointing_steps": 0, "checkpoints_to_keep": 1, "num_masks": 1, "probe_steps": 0}
         at_least |= {"lead_dropping": 0}
         for name, least in at_least.items():
-            _require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
+            require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
         for name in ("momentum_start", "momentum_end", "min_content_share", "lead_dropping"):
-            _require(getattr(self, name) <= 1, name, getattr(self, name), "must be at most 1")
+            require(getattr(self, name) <= 1, name, getattr(self, name), "must be at most 1")
         lowest, threads, probe = self.min_learning_rate, self.cpu_threads, self.probe_records
-        _require(
+        require(
             self.learning_rate >= lowest, "learning_rate", self.learning_rate, f"is below min_learning_rate={lowest}"
         )
         rule = f"must be below max_steps={self.max_steps}; a short first look needs --warmup_steps 0"
-        _require(self.warmup_steps < self.max_steps, "warmup_steps", self.warmup_steps, rule)
-        _require(threads is None or threads >= 1, "cpu_threads", threads, "must be at least 1")
+        require(self.warmup_steps < self.max_steps, "warmup_steps", self.warmup_steps, rule)
+        require(threads is None or threads >= 1, "cpu_threads", threads, "must be at least 1")
         self.corpora()
         for name, known in (("tracker", TRACKERS), ("mixed_precision", PRECISIONS)):
             for value in _as_list(getattr(self, name)):
-                _require(value in known, name, value, f"is none of {', '.join(known)}")
+                require(value in known, name, value, f"is none of {', '.join(known)}")
         labelled = self.probe_corpus is None or self.probe_steps > 0
         title = self.probe_corpus and self.probe_corpus.title
-        _require(labelled, "probe_corpus", title, "is probed every --probe_steps steps; give those too")
+        require(labelled, "probe_corpus", title, "is probed every --probe_steps steps; give those too")
         probed = self.probe_steps == 0 or self.probe_corpus is not None or probe > 0
-        _require(probed, "probe_steps", self.probe_steps, "need --probe_records or --probe_corpus to probe")
-        _require(probe == 0 or probe >= 20, "probe_records", probe, "must be 0, or at least 20: intervals need records")
+        require(probed, "probe_steps", self.probe_steps, "need --probe_records or --probe_corpus to probe")
+        require(probe == 0 or probe >= 20, "probe_records", probe, "must be 0, or at least 20: intervals need records")
         rule = "are synthetic ECGs, which say nothing of a model of another signal; give 0"
-        _require(probe == 0 or self.modality != "other", "probe_records", probe, rule)
+        require(probe == 0 or self.modality != "other", "probe_records", probe, rule)
 
     def corpora(self) -> list[CorpusChoice]:
         """The corpora of the run with the folder and the leave that stand beside them; none without `corpus`.
@@ -227,7 +227,7 @@ class PretrainOptions:
         choices = self.corpus or []
         if choices and self.data_dir:
             alone = len(choices) == len(self.data_dir) == 1 and choices[0].data_dir is None
-            _require(alone, "data_dir", self.data_dir, "is the folder of one corpus; give several as NAME:FOLDER")
+            require(alone, "data_dir", self.data_dir, "is the folder of one corpus; give several as NAME:FOLDER")
             choices = [dataclasses.replace(choices[0], data_dir=self.data_dir[0])]
         return [dataclasses.replace(choice, held_out=choice.held_out or self.allow_held_out) for choice in choices]
 
@@ -410,6 +410,10 @@ def _nearest(name: str, kind: type) -> str:
     return f" Did you mean {near[0]!r}?" if near else " --help lists all options."
 
 
-def _require(holds: bool, name: str, value: Any, rule: str) -> None:
+def require(holds: bool, name: str, value: Any, rule: str) -> None:
+    """
+    Raises:
+        EcgJepaConfigError: the rule that an option's value has to obey does not hold.
+    """
     if not holds:
         raise EcgJepaConfigError(f"{name}={value!r} {rule}.")

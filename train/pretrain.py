@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader
 from dataset_scripts.skipped import SkippedRecord
 from modeling_ecg_jepa import (
     EcgJepaConfig,
-    EcgJepaConfigError,
     EcgJepaDataCollator,
     EcgJepaError,
     EcgJepaFeatureExtractor,
@@ -45,6 +44,7 @@ from .checkpoints import (
     save_model,
     write_state,
 )
+from .command_line import run_command
 from .curves import save_curves
 from .data import batches
 from .diagnostics import HeartRateProbe, probe_heart_rate
@@ -316,16 +316,11 @@ def online_probe_of(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 good, also with records left out (a launcher takes all else for a crash), 1 error, 2 usage."""
-    try:
-        options = read_options(sys.argv[1:] if arguments is None else arguments)
-    except EcgJepaConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        pretrain(options)
-    except EcgJepaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(read_options, _pretrain, arguments)
+
+
+def _pretrain(options: PretrainOptions) -> int:
+    pretrain(options)
     return 0
 
 

@@ -11,8 +11,7 @@ import yaml
 from modeling_ecg_jepa import EcgJepaConfigError, EcgJepaError
 from modeling_ecg_jepa.leads_ecg_jepa import canonical_leads
 
-from .command_line import add_models, add_pools, add_run, add_seeds
-from .options import CorpusChoice, with_underscores
+from .options import CorpusChoice, require, with_underscores
 from .probe_methods import BASELINES, POOLS
 from .probe_records import EVALUATIONS
 from .subgroups import COMMON
@@ -46,21 +45,9 @@ class ProbeOptions:
     overwrite: bool = False
 
     def __post_init__(self):
-        for name in ("models", "train_fractions", "pools", "layers", "leads", "seeds"):
-            values = getattr(self, name)
-            _require(len(set(values)) == len(values) > 0, name, list(values), "must name at least one, and none twice")
+        check_shared(self, ("models", "train_fractions", "pools", "layers", "leads", "seeds"))
         for fraction in self.train_fractions:
-            _require(0 < fraction <= 1, "train_fraction", fraction, "must be above 0 and at most 1")
-        _require(min(self.seeds) >= 0, "seeds", list(self.seeds), "must not be negative")
-        _require(self.resamples >= 100, "resamples", self.resamples, "is too few for 95% intervals; pass at least 100")
-        for name in ("batch_size", "cpu_threads"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "must be at least 1")
-
-
-def _require(holds: bool, name: str, value: Any, rule: str) -> None:
-    if not holds:
-        raise EcgJepaConfigError(f"{name}={value!r} {rule}.")
+            require(0 < fraction <= 1, "train_fraction", fraction, "must be above 0 and at most 1")
 
 
 def read_probe_options(arguments: Sequence[str]) -> ProbeOptions:
@@ -204,3 +191,58 @@ def _add_comparison(group: argparse._ArgumentGroup) -> None:
     add("--baselines", nargs="*", choices=BASELINES, default=list(BASELINES), help=f"{baselines} (default: all)")
     meaning = "of random weights, of the network, and of the draws of --train_fraction; results are means over them"
     add_seeds(group, meaning)
+
+
+# What other commands around checkpoints ask for as well ---------------------------------------------------------------
+
+
+def check_shared(options: Any, several: Sequence[str]) -> None:
+    """Check what `add_models`, `add_pools`, `add_seeds` and `add_run` ask for; of `several` each value is named once.
+
+    Raises:
+        EcgJepaConfigError: a value that describes no run.
+    """
+    for name in several:
+        values = getattr(options, name)
+        require(len(set(values)) == len(values) > 0, name, list(values), "must name at least one, and none twice")
+    require(min(options.seeds) >= 0, "seeds", list(options.seeds), "must not be negative")
+    require(options.resamples >= 100, "resamples", options.resamples, "is too few for 95% intervals; pass at least 100")
+    for name in ("batch_size", "cpu_threads"):
+        value = getattr(options, name)
+        require(value is None or value >= 1, name, value, "must be at least 1")
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint folders, or names on the Hub")
+
+
+def add_pools(group: argparse._ArgumentGroup) -> None:
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in POOLS.items())
+    group.add_argument(
+        "--pool", dest="pools", nargs="+", choices=POOLS, default=list(POOLS), help=f"{meanings} (default: both)"
+    )
+
+
+def add_seeds(group: argparse._ArgumentGroup, meaning: str) -> None:
+    group.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help=f"{meaning} (default: 0 1 2)"
+    )
+    group.add_argument(
+        "--resamples", type=int, default=1000, metavar="COUNT", help="for the intervals (default: %(default)s)"
+    )
+
+
+def add_run(group: argparse._ArgumentGroup, output_dir: str, written: str, cached: str, replaced: str) -> None:
+    """Where results and what is kept go, and what computes; in words what is written, cached and replaced."""
+    add = group.add_argument
+    add(
+        "--output_dir",
+        default=output_dir,
+        metavar="FOLDER",
+        help=f"for {written}, and what an interrupted run goes on from (default: %(default)s)",
+    )
+    add("--cache_dir", metavar="FOLDER", help=f"for {cached}; in the output folder if not given")
+    add("--batch_size", type=int, default=32, metavar="COUNT", help="records a forward pass (default: %(default)s)")
+    add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: %(default)s)")
+    add("--cpu_threads", type=int, metavar="COUNT", help="on a CPU; all cores if not given")
+    add("--overwrite", action="store_true", help=f"replace {replaced}")

@@ -1,12 +1,13 @@
 """Tables and a plot of a linear probe, made from its `probe.json` and nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dataset_scripts.dataset_card import markdown_table
 from dataset_scripts.outputs import whole_file
 from modeling_ecg_jepa.tools.card_evidence import left_out_in_words
 
@@ -68,7 +69,7 @@ def _models(results: Mapping[str, Any]) -> str:
         seen += " with its held-out parts" if told.get("allow_held_out") else ""
         sizes = f"{model['hidden_size']} x {model['num_hidden_layers']}"
         rows.append([model["name"], sizes, f"{model['parameters']:,}", str(told.get("steps", "unknown")), seen])
-    return markdown(["model", "channels x layers", "parameters", "steps", "pretrained on"], rows)
+    return markdown_table([["model", "channels x layers", "parameters", "steps", "pretrained on"], *rows])
 
 
 def describe_table(table: Mapping[str, Any]) -> str:
@@ -86,7 +87,7 @@ def _methods(table: Mapping[str, Any]) -> str:
         [method["name"], str(len(method["runs"])), *(interval(method["measures"][name]) for name in names)]
         for method in table["methods"]
     ]
-    return markdown(["method", "seeds", *(MEASURES[name] for name in names)], rows)
+    return markdown_table([["method", "seeds", *(MEASURES[name] for name in names)], *rows])
 
 
 def _differences(table: Mapping[str, Any]) -> str:
@@ -95,14 +96,14 @@ def _differences(table: Mapping[str, Any]) -> str:
         [each["method"], each["minus"], *(interval(each["measures"][name], sign="+") for name in names)]
         for each in table["differences"]
     ]
-    return markdown(["method", "minus", *(MEASURES[name] for name in names)], rows)
+    return markdown_table([["method", "minus", *(MEASURES[name] for name in names)], *rows])
 
 
 def _classes(table: Mapping[str, Any]) -> str:
     prefix = "auroc of "
     names = [name for name in table["methods"][0]["measures"] if name.startswith(prefix)]
     rows = [[method["name"], *(interval(method["measures"][name]) for name in names)] for method in table["methods"]]
-    return markdown(["method", *(name.removeprefix(prefix) for name in names)], rows)
+    return markdown_table([["method", *(name.removeprefix(prefix) for name in names)], *rows])
 
 
 def _measures(table: Mapping[str, Any]) -> list[str]:
@@ -112,10 +113,6 @@ def _measures(table: Mapping[str, Any]) -> list[str]:
 def interval(number: Mapping[str, float], sign: str = "", digits: int = 3) -> str:
     value, low, high = (f"{number[name]:{sign}.{digits}f}" for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
 def capitalised(text: str) -> str:
